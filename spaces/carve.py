@@ -1,0 +1,256 @@
+"""Carving: a new, smaller, ordinary module out of the teacher, which is left untouched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.spaces import axes
+from niwaki.spaces.axes import Atom, Dim
+from niwaki.spaces.errors import InputError
+from niwaki.spaces.source import SourceModule, generate
+from niwaki.spaces.space import Space
+from niwaki.spaces.trace import Mode, restored_modes
+from niwaki.spaces.types import Candidate, Kept
+
+TOLERANCE = 1e-5
+
+
+def carve(model: nn.Module, space: Space, candidate: Candidate, kept: Kept | None = None) -> nn.Module:
+    """Cut a candidate out of a model.
+
+    Args:
+        model: the model (or one with the same state-dict shapes) that ``space`` was derived from; not changed.
+        candidate: how many units each group keeps, which blocks go. Sparsity is not applied here (it is a mask).
+        kept: which units stay, group -> (width,) int64; the first ones of each group where None.
+
+    Returns:
+        A module whose state-dict keys are the model's (less the skipped blocks). Its class is the user's own where a
+        copy with sliced parameters computes the same as the carved graph, else a :class:`SourceModule`.
+
+    Raises:
+        InputError: names or sizes that do not belong to the space.
+
+    Example:
+        >>> from niwaki.spaces import derive
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+        >>> space = derive(net, torch.zeros(2, 3, 8, 8))
+        >>> carve(net, space, space.uniform(0.5))[0]
+        Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+    """
+    kept = _checked(space, candidate, kept)
+    cut = Cut(model, space, candidate, kept)
+    if keeps_class(model, space):
+        return cut.as_class()
+    return cut.as_source()
+
+
+def keeps_class(model: nn.Module, space: Space) -> bool:
+    """Whether sliced copies of the user's class compute what the carved graph computes.
+
+    Decided once per space, by running both for an uneven small candidate and for one with every block gone: a size
+    that is baked into the user's Python shows as an exception or as other numbers.
+    """
+    if "keeps_class" not in space.plan.memory:
+        generator = torch.Generator().manual_seed(0)
+        space.plan.memory["keeps_class"] = all(
+            _agrees(Cut(model, space, *probe)) for probe in _probes(space, generator)
+        )
+    return bool(space.plan.memory["keeps_class"])
+
+
+def _probes(space: Space, generator: torch.Generator) -> list[tuple[Candidate, Kept]]:
+    """Uneven small widths (cheap to run), without and with the removable blocks."""
+    least = frozenset(b for s, blocks in space.stages.items() for b in blocks[space.least[s]:])
+    probes = []
+    for skipped in dict.fromkeys((frozenset[str](), least)):
+        widths = {
+            g.name: int(torch.randint(1, max(2, g.units // 3 + 1), (), generator=generator)) for g in space.groups
+        }
+        kept = {
+            g.name: torch.randperm(g.units, generator=generator)[: widths[g.name]].sort().values for g in space.groups
+        }
+        probes.append((Candidate(widths, skipped), kept))
+    return probes
+
+
+def _agrees(cut: Cut) -> bool:
+    try:
+        student = cut.as_class()
+    except Exception:  # the user's class does not survive; what it raised is no concern of theirs
+        return False
+    reference = cut.as_source()
+    example = tuple(e.to(p.device) if (p := next(reference.parameters(), None)) is not None else e
+                    for e in cut.space.plan.example)
+    modes: list[Mode] = [m for m in ("eval", "train") if m in cut.space.plan.programs]
+    for mode in modes:
+        try:
+            out = [_flat(_run(m, example, mode)) for m in (copy.deepcopy(student), copy.deepcopy(reference))]
+        except Exception:  # as above
+            return False
+        if len(out[0]) != len(out[1]) or not all(_close(a, b) for a, b in zip(*out, strict=True)):
+            return False
+    return True
+
+
+def _run(module: nn.Module, example: tuple[Tensor, ...], mode: Mode) -> object:
+    """The same random numbers (dropout, stochastic depth) for every module; the caller's generator is put back."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return module.train(mode == "train")(*example)
+
+
+def _flat(value: object) -> list[Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(value) if isinstance(t, Tensor)]
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    scale = float(b.abs().max()) if b.numel() else 0.0
+    return bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all())
+
+
+def _checked(space: Space, candidate: Candidate, kept: Kept | None) -> dict[str, Tensor]:
+    """Kept units for every group, validated against the candidate."""
+    space.select([candidate])
+    unknown = candidate.skipped - {b.name for b in space.blocks}
+    if unknown:
+        raise InputError(f"candidate.skipped: {sorted(unknown)} are no removable blocks of this space")
+    out = {}
+    for g in space.groups:
+        width = candidate.widths[g.name]
+        if not 1 <= width <= g.units:
+            raise InputError(f"candidate.widths: {g.name!r} has {g.units} units, asked for {width}")
+        index = torch.arange(width) if kept is None else kept[g.name].to("cpu", torch.int64)
+        if index.shape != (width,) or (width and (index.min() < 0 or index.max() >= g.units)) or (index.diff() <= 0).any():
+            raise InputError(f"kept[{g.name!r}]: expected {width} ascending indices below {g.units}, got {index.tolist()}")
+        out[g.name] = index
+    return out
+
+
+class Cut:
+    """One candidate with its kept units, ready to be made into a module either way."""
+
+    def __init__(self, model: nn.Module, space: Space, candidate: Candidate, kept: Kept) -> None:
+        self.model = model
+        self.space = space
+        self.candidate = candidate
+        self.keep: dict[Atom, Tensor] = {}
+        for g in space.groups:
+            flags = torch.zeros(g.units, dtype=torch.bool)
+            flags[kept[g.name]] = True
+            if not bool(flags.all()):
+                self.keep[space.plan.atoms[g.name]] = flags
+        self._masks: dict[Dim, Tensor | None] = {}
+
+    def mask(self, dim: Dim) -> Tensor | None:
+        """Positions that stay, or None where all do."""
+        resolved = axes.resolve(dim)
+        if resolved not in self._masks:
+            touched = any(a in self.keep for a in axes.leaves(resolved))
+            self._masks[resolved] = axes.mask(resolved, self.keep) if touched else None
+        return self._masks[resolved]
+
+    def living(self) -> dict[str, bool]:
+        """State-dict key -> whether any operation that reads it is left."""
+        return {
+            t.key: not t.users or any(not (u & self.candidate.skipped) for u in t.users)
+            for t in self.space.table.tensors
+        }
+
+    def sliced(self, key: str, value: Tensor) -> Tensor:
+        """A copy of a parameter or buffer, cut along every dimension that shrank."""
+        out = value.detach()
+        for i, dim in enumerate(self.space.plan.analysis.tensors.get(key, [])):
+            mask = self.mask(dim)
+            if mask is not None:
+                out = out.index_select(i, torch.nonzero(mask).flatten().to(out.device))
+        return out.clone() if out.data_ptr() == value.data_ptr() else out
+
+    def tensors(self) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+        """Sliced parameters and buffers of the parts that stay; tied names share one tensor, as in the model."""
+        living = self.living()
+        made: dict[int, Tensor] = {}
+        parameters: dict[str, nn.Parameter] = {}
+        buffers: dict[str, Tensor] = {}
+        for key, p in self.model.named_parameters(remove_duplicate=False):
+            if living.get(key, True):
+                if id(p) not in made:
+                    made[id(p)] = nn.Parameter(self.sliced(key, p), requires_grad=p.requires_grad)
+                parameters[key] = made[id(p)]  # type: ignore[assignment]
+        for key, b in self.model.named_buffers(remove_duplicate=False):
+            if living.get(key, True):
+                buffers[key] = made.setdefault(id(b), self.sliced(key, b))
+        return parameters, buffers
+
+    def as_class(self) -> nn.Module:
+        """The user's own class: a copy in which parameters are sliced and leaf attributes follow."""
+        parameters, buffers = self.tensors()
+        memo: dict[int, object] = {}
+        for key, p in self.model.named_parameters(remove_duplicate=False):
+            memo[id(p)] = parameters.get(key, p)
+        for key, b in self.model.named_buffers(remove_duplicate=False):
+            memo[id(b)] = buffers.get(key, b)
+        for name in self.candidate.skipped:
+            memo[id(self.model.get_submodule(name))] = nn.Identity()
+        with restored_modes(self.model):
+            student: nn.Module = copy.deepcopy(self.model, memo)
+        for module in student.modules():
+            fix_attributes(module)
+        return student
+
+    def as_source(self) -> SourceModule:
+        """Generated source for both modes over the same parameter tree."""
+        plan = self.space.plan
+        sources = {
+            mode: generate(program, plan, self.candidate.skipped, self.mask) for mode, program in plan.programs.items()
+        }
+        parameters, buffers = self.tensors()
+        persistent = set(self.model.state_dict(keep_vars=True))
+        constants = {k: v for p in plan.programs.values() for k, v in p.constants.items() if k not in buffers}
+        specs = {mode: p.out_spec for mode, p in plan.programs.items()}
+        module = SourceModule(sources, specs)
+        for key in [k for k in _order(self.model) if k in parameters or k in buffers]:
+            module.place(key, parameters.get(key, buffers.get(key)), key in persistent)
+        for key, value in constants.items():
+            module.place(key, value.clone(), False)
+        module.train(self.model.training)
+        return module
+
+
+def _order(model: nn.Module) -> list[str]:
+    """Parameter and buffer names in the order of the state dict, then the buffers that it leaves out."""
+    keys = list(model.state_dict(keep_vars=True))
+    return keys + [k for k, _ in model.named_buffers(remove_duplicate=False) if k not in set(keys)]
+
+
+def fix_attributes(module: nn.Module) -> None:
+    """Make a layer's sizes say what its parameters are (they are printed, re-exported and read by users)."""
+    sizes: Mapping[str, int] = _sizes(module)
+    for name, value in sizes.items():
+        setattr(module, name, value)
+    if isinstance(module, nn.LayerNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+
+
+def _sizes(module: nn.Module) -> dict[str, int]:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return {}
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return {"in_channels": weight.shape[0], "out_channels": weight.shape[1] * module.groups}
+    if isinstance(module, nn.modules.conv._ConvNd):
+        per_group = module.in_channels // module.groups
+        groups = module.groups
+        if groups > 1 and weight.shape[1] == per_group == 1:  # depthwise: as many groups as outputs over the multiplier
+            groups = weight.shape[0] // (module.out_channels // module.groups)
+        return {"groups": groups, "in_channels": weight.shape[1] * groups, "out_channels": weight.shape[0]}
+    if isinstance(module, nn.Linear):
+        return {"in_features": weight.shape[1], "out_features": weight.shape[0]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return {"num_features": weight.shape[0]}
+    return {"num_channels": weight.shape[0]} if isinstance(module, nn.GroupNorm) else {}

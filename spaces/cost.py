@@ -1,0 +1,252 @@
+"""Exact costs: counted on a model, and the same figures straight from a Space for many candidates at once.
+
+Convention: 1 multiply-accumulate = 1 MAC; convolutions, linears and matmuls are counted, for one example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from niwaki.spaces import axes
+from niwaki.spaces.axes import Atom, Dim
+from niwaki.spaces.sparsity import Sparsity
+from niwaki.spaces.trace import Example, as_tuple, restored_modes
+from niwaki.spaces.types import Cost, Group
+
+if TYPE_CHECKING:
+    from niwaki.spaces.space import Plan
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+def count(model: nn.Module, example: Example, sparse: Mapping[str, str] | None = None) -> Cost:
+    """Count a model as it is.
+
+    Args:
+        model: any module; it is left untouched.
+        example: tensor or tuple of tensors, batch first; only the shape of one example matters.
+        sparse: layer -> pattern token, for layers whose weight is stored as values + bitmap (``Candidate.sparsity``).
+            Their zeros are counted, not assumed.
+
+    Returns:
+        Cost with ``macs`` for one example, ``params`` elements, ``bytes`` of the state dict's tensors as stored.
+
+    Example:
+        >>> count(nn.Linear(8, 4), torch.zeros(1, 8))
+        Cost(macs=32, params=36, bytes=144, latency_ms=None)
+    """
+    total = 0
+    for key, value in model.state_dict().items():
+        total += value.numel() * value.element_size()
+        if sparse and key.removesuffix(".weight") in sparse:
+            numel, itemsize = value.numel(), value.element_size()
+            total += int(torch.count_nonzero(value)) * itemsize + (numel + 7) // 8 - numel * itemsize
+    return Cost(_macs(model, as_tuple(example)), sum(p.numel() for p in model.parameters()), total)
+
+
+def _macs(model: nn.Module, args: tuple[Tensor, ...]) -> int:
+    """Run one example on meta tensors (no arithmetic, no memory) under torch's counter; it counts 2 per MAC."""
+    state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    meta = {k: v.detach().to("meta") for k, v in state.items()}
+    counter = FlopCounterMode(display=False)
+    with restored_modes(model), torch.no_grad():
+        model.eval()
+        with counter:
+            functional_call(model, meta, tuple(a[:1].to("meta") for a in args))
+    return int(counter.get_total_flops()) // 2
+
+
+class Poly:
+    """The size of a dimension as a polynomial in the widths of the groups."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: list[tuple[int, tuple[int, ...], tuple[Poly, ...]]]) -> None:
+        self.terms = terms
+
+    def __call__(self, widths: Ints, memo: dict[Poly, Any]) -> Any:
+        """``widths``: (groups, N). Returns an int or (N,)."""
+        if self not in memo:
+            total: Any = 0
+            for const, columns, nested in self.terms:
+                n: Any = const
+                for c in columns:
+                    n = n * widths[c]
+                for poly in nested:
+                    n = n * poly(widths, memo)
+                total = total + n
+            memo[self] = total
+        return memo[self]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorCost:
+    """One tensor of the state dict: ``users`` are the block sets of the operations that read it."""
+
+    key: str
+    sizes: tuple[Poly, ...]
+    parameter: bool
+    itemsize: int
+    users: tuple[frozenset[str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RowCost:
+    """One operation: MACs = product of ``factors`` unless one of ``blocks`` is skipped."""
+
+    name: str
+    op: str
+    factors: tuple[Poly, ...]
+    inputs: Poly
+    outputs: Poly
+    positions: tuple[Poly, ...]
+    groups: Poly
+    kernel: int
+    stride: int
+    weights: tuple[Poly, ...]
+    blocks: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of N candidates: three (N,) int64 arrays; units as in :class:`Cost`."""
+
+    macs: Ints
+    params: Ints
+    bytes: Ints
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One operation of N candidates, for latency models. Arrays are (N,); ``positions`` = output positions per example."""
+
+    name: str
+    op: str
+    kernel: int
+    stride: int
+    positions: Ints
+    inputs: Ints
+    outputs: Ints
+    groups: Ints
+    macs: Ints
+    weights: Ints
+    alive: Bools
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """N candidates as arrays: ``widths`` (groups, N), ``alive`` block -> (N,), ``tokens`` layer -> token -> (N,) mask."""
+
+    widths: Ints
+    alive: Mapping[str, Bools]
+    tokens: Mapping[str, Mapping[str, Bools]]
+
+    @property
+    def n(self) -> int:
+        return int(self.widths.shape[1])
+
+    def living(self, users: tuple[frozenset[str], ...]) -> Bools:
+        """Where at least one user has all of its blocks."""
+        if not users or any(not u for u in users):
+            return np.ones(self.n, dtype=np.bool_)
+        return np.logical_or.reduce([np.logical_and.reduce([self.alive[b] for b in u]) for u in set(users)])
+
+
+class CostTable:
+    """Polynomials of a Space; built once, evaluated for any number of candidates."""
+
+    def __init__(self, tensors: list[TensorCost], rows: list[RowCost]) -> None:
+        self.tensors = tensors
+        self.rows = rows
+
+    @classmethod
+    def compile(cls, plan: Plan, groups: tuple[Group, ...]) -> CostTable:
+        column = {plan.atoms[g.name]: i for i, g in enumerate(groups)}
+        cache: dict[Dim, Poly] = {}
+
+        def poly(dim: Dim) -> Poly:
+            resolved = axes.resolve(dim)
+            if resolved not in cache:
+                cache[resolved] = Poly([_term(p, column, poly) for p in resolved])
+            return cache[resolved]
+
+        blocks = plan.block_sets()
+        tensors = [
+            TensorCost(key, tuple(poly(d) for d in plan.analysis.tensors[key]), *kind, plan.users(key, blocks))
+            for key, kind in plan.kinds.items()
+        ]
+        rows = [
+            RowCost(
+                str(r.node.name), r.op, tuple(poly(f) for f in r.factors), poly(r.inputs), poly(r.outputs),
+                tuple(poly(p) for p in r.positions), poly(r.groups), r.kernel, r.stride,
+                tuple(poly(d) for d in plan.analysis.tensors[r.weight]) if r.weight else (), blocks.get(r.node, frozenset()),
+            )
+            for r in plan.analysis.rows if r.node.graph is plan.programs["eval"].graph
+        ]
+        return cls(tensors, rows)
+
+    def costs(self, chosen: Selection) -> Costs:
+        """Exact MACs, parameters and stored bytes, each (N,) int64."""
+        memo: dict[Poly, Any] = {}
+        macs, params, stored = (np.zeros(chosen.n, dtype=np.int64) for _ in range(3))
+        for row in self.rows:
+            if row.factors:
+                macs += _product(row.factors, chosen.widths, memo) * chosen.living((row.blocks,))
+        for t in self.tensors:
+            numel = _product(t.sizes, chosen.widths, memo)
+            living = chosen.living(t.users)
+            if t.parameter:
+                params += numel * living
+            size = numel * t.itemsize
+            for token, where in chosen.tokens.get(t.key.removesuffix(".weight"), {}).items():
+                fan_in = _product(t.sizes[1:], chosen.widths, memo)
+                full = np.broadcast_to(np.asarray(numel, dtype=np.int64), (chosen.n,))
+                size = np.where(where, Sparsity.parse(token).stored_bytes(full, fan_in, t.itemsize), size)
+            stored += size * living
+        return Costs(macs, params, stored)
+
+    def layers(self, chosen: Selection) -> list[LayerRow]:
+        """Sizes of every operation of every candidate, in graph order."""
+        memo: dict[Poly, Any] = {}
+
+        def full(value: Any) -> Ints:
+            return np.broadcast_to(np.asarray(value, dtype=np.int64), (chosen.n,))
+
+        return [
+            LayerRow(
+                r.name, r.op, r.kernel, r.stride, full(_product(r.positions, chosen.widths, memo)),
+                full(r.inputs(chosen.widths, memo)), full(r.outputs(chosen.widths, memo)),
+                full(r.groups(chosen.widths, memo)), full(_product(r.factors, chosen.widths, memo) if r.factors else 0),
+                full(_product(r.weights, chosen.widths, memo) if r.weights else 0), chosen.living((r.blocks,)),
+            )
+            for r in self.rows
+        ]
+
+
+def _term(product: axes.Product, column: Mapping[Atom, int], poly: Any) -> tuple[int, tuple[int, ...], tuple[Poly, ...]]:
+    const, columns, nested = 1, [], []
+    for atom in product:
+        if atom.bind is not None:
+            nested.append(poly(atom.bind))
+        elif atom in column:
+            columns.append(column[atom])
+        elif not atom.batch:
+            const *= atom.size
+    return const, tuple(columns), tuple(nested)
+
+
+def _product(factors: tuple[Poly, ...], widths: Ints, memo: dict[Poly, Any]) -> Any:
+    n: Any = 1
+    for f in factors:
+        n = n * f(widths, memo)
+    return n

@@ -1,0 +1,60 @@
+"""Operations that work position by position: activations keep every dimension, arithmetic broadcasts."""
+
+from __future__ import annotations
+
+from niwaki.spaces.passes import Call, Rule
+from niwaki.spaces.rules.linear import broadcast
+
+
+def unary(call: Call) -> None:
+    dims = call.dims(call.arg(0, "self", call.arg(0, "input")))
+    call.out(dims)
+    call.row("elementwise", [], (dims[1], dims[1]) if len(dims) > 1 else ((), ()), dims[2:])
+
+
+def broadcasting(call: Call) -> None:
+    operands = [call.dims(a) for a in (*call.node.args, *call.node.kwargs.values()) if call.is_tensor(a)]
+    dims = broadcast(call, *operands)
+    call.out(dims)
+    call.row("elementwise", [], (dims[1], dims[1]) if len(dims) > 1 else ((), ()), dims[2:])
+
+
+def softmax(call: Call) -> None:
+    dims = call.dims(call.arg(0, "self"))
+    call.pin(dims[call.arg(1, "dim")], "softmax runs over it")
+    call.out(dims)
+
+
+def shapeless(call: Call) -> None:
+    """Reads sizes or makes new data: no units flow."""
+    for value in call.node.all_input_nodes:
+        if call.is_tensor(value):
+            call.dims(value)
+
+
+_UNARY = (
+    "relu.default relu_.default relu6.default relu6_.default silu.default silu_.default gelu.default sigmoid.default sigmoid_.default tanh.default "
+    "hardtanh.default hardtanh_.default hardswish.default hardswish_.default hardsigmoid.default hardsigmoid_.default "
+    "leaky_relu.default leaky_relu_.default elu.default elu_.default mish.default mish_.default softplus.default exp.default neg.default "
+    "dropout.default dropout_.default feature_dropout.default alpha_dropout.default contiguous.default clone.default alias.default detach.default detach_.default "
+    "abs.default sqrt.default rsqrt.default square.default clamp.default clamp_.default clamp_min.default "
+    "to.dtype to.device to.dtype_layout type_as.default bernoulli.p bernoulli_.float fill_.Scalar zeros_like.default ones_like.default logical_not.default "
+    "pow.Tensor_Scalar lift_fresh_copy.default"
+).split()
+_BINARY = "add sub mul div pow maximum minimum eq ne ge gt le lt".split()
+
+RULES: dict[str, Rule] = {
+    **{f"aten.{name}": unary for name in _UNARY},
+    **{f"aten.{name}{mark}.{form}": broadcasting
+       for name in _BINARY for mark in ("", "_") for form in ("Tensor", "Scalar", "default")},
+    "aten.addcmul.default": broadcasting,
+    "aten.where.self": broadcasting,
+    "aten.masked_fill.Scalar": broadcasting,
+    "aten.softmax.int": softmax,
+    "aten._softmax.default": softmax,
+    "aten.log_softmax.int": softmax,
+    **{name: shapeless for name in (
+        "aten.sym_size.int", "aten.empty.memory_format", "aten.zeros.default", "aten.ones.default", "aten.arange.default",
+        "aten._assert_tensor_metadata.default", "aten._assert_scalar.default",
+    )},
+}

@@ -1,0 +1,150 @@
+"""Carved graphs as plain source text, and the module that runs it over the teacher's parameter names.
+
+``ep.module()`` of torch.export cannot switch to train mode and does not pickle; text does both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+from niwaki.spaces.axes import Dim, dim_size, leaves
+from niwaki.spaces.passes import Before, Free, Size
+from niwaki.spaces.trace import Mode, Program
+
+MaskOf = Callable[[Dim], Tensor | None]
+
+
+class SourceModule(nn.Module):
+    """A carved network where the user's class could not be kept.
+
+    An ordinary module: state-dict keys are the teacher's; it trains, switches modes, copies, pickles, moves, exports.
+    ``sources`` holds one function per mode; ``print(module.source("eval"))`` shows it.
+    """
+
+    def __init__(self, sources: Mapping[Mode, str], specs: Mapping[Mode, Any]) -> None:
+        super().__init__()
+        self._sources = dict(sources)
+        self._specs = dict(specs)
+        self._functions = {m: _compile(s) for m, s in self._sources.items()}
+
+    def source(self, mode: Mode) -> str:
+        """The text that runs in ``eval`` or ``train`` mode."""
+        return self._sources[mode]
+
+    def forward(self, x: Any, *more: Any) -> Any:
+        mode: Mode = "train" if self.training else "eval"
+        if mode not in self._functions:
+            raise RuntimeError("torch.export could not trace this model in train mode: it runs in eval mode only")
+        return pytree.tree_unflatten(list(self._functions[mode](self, x, *more)), self._specs[mode])
+
+    def place(self, key: str, value: Tensor | None, persistent: bool) -> None:
+        """Register a parameter or buffer under its dotted name."""
+        *path, name = key.split(".")
+        module: nn.Module = self
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        if isinstance(value, nn.Parameter):
+            module.register_parameter(name, value)
+        else:
+            module.register_buffer(name, value, persistent=persistent)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_functions"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._functions = {m: _compile(s) for m, s in self._sources.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SourceModule:
+        from copy import deepcopy
+
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(deepcopy(self.__getstate__(), memo))
+        return new
+
+
+def _compile(source: str) -> Callable[..., Any]:
+    namespace: dict[str, Any] = {"torch": torch, "device": torch.device, "inf": float("inf"), "nan": float("nan")}
+    exec(compile(source, "<carved graph>", "exec"), namespace)
+    function: Callable[..., Any] = namespace["forward"]
+    return function
+
+
+def generate(program: Program, plan: Any, skipped: frozenset[str], mask: MaskOf) -> str:
+    """Python text of the program without the skipped blocks and with every literal at its carved size."""
+    cones = plan.cones[program.mode]
+    dead: set[fx.Node] = set()
+    replaced: dict[fx.Node, fx.Node] = {}
+    for name in skipped:
+        dead |= cones[name].nodes | {cones[name].add}
+        replaced[cones[name].add] = cones[name].skip
+    graph = fx.Graph()
+    new: dict[fx.Node, fx.Node] = {}
+    placed: set[fx.Node] = set()
+    for node in program.graph.nodes:  # inputs first: a placeholder may not follow a get_attr
+        if node.op == "placeholder" and node.name in program.inputs:
+            new[node] = graph.placeholder(node.name)
+            placed.add(node)
+    for node in program.graph.nodes:
+        if node in placed:
+            continue
+        if node in replaced:
+            target = replaced[node]
+            new[node] = new[target]
+        elif node in dead:
+            continue
+        elif node.op == "placeholder":
+            if any(u not in dead for u in node.users):
+                new[node] = graph.get_attr(program.keys[node.name])
+        elif node.op == "output":
+            graph.output(tuple(fx.map_arg(node.args[0], lambda n: new[n])))
+        else:
+            new[node] = _emit(graph, node, plan.analysis.rewrites.get(node), new, mask)
+    graph.set_codegen(fx.graph.CodeGen())
+    return graph.python_code("self").src
+
+
+def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> fx.Node:
+    target: Any = node.target
+    args: Any = node.args
+    kwargs = fx.map_arg(dict(node.kwargs), lambda n: new[n])
+    if rewrite is not None:
+        target, args = rewrite
+        if isinstance(target, str):
+            target = _op(target)
+    if "device" in kwargs and node.target is torch.ops.aten.empty.memory_format:
+        tensor = next((n for n in node.graph.nodes if n.op == "placeholder" and n in new), None)
+        if tensor is not None:  # follow the data to its device instead of the one that was traced
+            return graph.call_function(torch.ops.aten.new_empty.default, (new[tensor], fx.map_arg(args[0], lambda n: new[n])))
+    return graph.call_function(target, _fill(args, new, mask), kwargs)
+
+
+def _op(name: str) -> Any:
+    namespace, op, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), op), overload)
+
+
+def _fill(value: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> Any:
+    """Arguments with sizes evaluated and nodes mapped."""
+    if isinstance(value, fx.Node):
+        return new[value]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_fill(v, new, mask) for v in value)
+    if isinstance(value, (Size, Before, Free)):
+        kept = mask(value.dim)
+        if isinstance(value, Free):
+            return new[value.node] if kept is None else -1
+        if isinstance(value, Before):
+            return value.position if kept is None else int(kept[: value.position].sum())
+        if kept is not None:
+            return int(kept.sum())
+        return dim_size(value.dim) if not any(a.batch for a in leaves(value.dim)) else -1
+    return value
