@@ -63,17 +63,22 @@ def keeps_class(model: nn.Module, space: Space) -> bool:
 
 
 def _probes(space: Space, generator: torch.Generator) -> list[tuple[Candidate, Kept]]:
-    """Uneven small widths (cheap to run), without and with the removable blocks."""
+    """Small widths (cheap to run) in which every two groups differ at least once, without and with removable blocks.
+
+    The width of group i in probe p follows the p-th base-3 digit of i: a size that the user's code takes for equal to
+    another (halves of a chunk) or for a constant cannot pass all of them.
+    """
     least = frozenset(b for s, blocks in space.stages.items() for b in blocks[space.least[s]:])
+    digits = 1
+    while 3**digits < len(space.groups):
+        digits += 1
     probes = []
-    for skipped in dict.fromkeys((frozenset[str](), least)):
-        widths = {
-            g.name: int(torch.randint(1, max(2, g.units // 3 + 1), (), generator=generator)) for g in space.groups
-        }
+    for p in range(digits):
+        widths = {g.name: min(g.units, 1 + i // 3**p % 3) for i, g in enumerate(space.groups)}
         kept = {
             g.name: torch.randperm(g.units, generator=generator)[: widths[g.name]].sort().values for g in space.groups
         }
-        probes.append((Candidate(widths, skipped), kept))
+        probes += [(Candidate(widths, s), kept) for s in dict.fromkeys((frozenset[str](), least if p == 0 else frozenset()))]
     return probes
 
 

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from niwaki.spaces.cost import LayerRow
 from niwaki.spaces.errors import InputError
-from niwaki.spaces.latency_features import FEATURES, Columns, LayerFigures
+from niwaki.spaces.latency_features import FEATURES, Columns
 from niwaki.spaces.least_squares import cross_validate, fit_relative, spearman
 
 Floats = NDArray[np.float64]
@@ -23,7 +24,7 @@ class HasLayers(Protocol):
     @property
     def digest(self) -> str: ...
 
-    def layers(self, matrix: Any) -> Sequence[LayerFigures]: ...
+    def layers(self, matrix: Any) -> Sequence[LayerRow]: ...
 
 
 @dataclass(frozen=True)

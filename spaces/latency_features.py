@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from niwaki.spaces.cost import LayerRow
 
 Columns = dict[str, NDArray[np.float64]]
 _BLOCK = 16
@@ -15,26 +17,7 @@ _FILTERS = 64
 """Output channels for which the input is read once."""
 
 
-class LayerFigures(Protocol):
-    """What the features need of one layer: ``niwaki.spaces`` gives a ``LayerRow`` of these for N candidates at once.
-
-    Arrays are ``(N,)``: ``inputs`` and ``outputs`` channels, ``groups``, ``macs`` of one example, ``weights`` elements,
-    ``alive`` (False where the layer's block is skipped). ``positions`` are output positions of one example.
-    """
-
-    op: str
-    kernel: int
-    stride: int
-    positions: int
-    inputs: NDArray[np.int64]
-    outputs: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    macs: NDArray[np.int64]
-    weights: NDArray[np.int64]
-    alive: NDArray[np.bool_]
-
-
-def _kind(layer: LayerFigures) -> str:
+def _kind(layer: LayerRow) -> str:
     if layer.op in ("linear", "matmul"):
         return "linear"
     if layer.op != "conv":
@@ -48,15 +31,15 @@ def _up(channels: NDArray[np.int64], step: int = _BLOCK) -> NDArray[np.int64]:
     return -(-channels // step) * step
 
 
-def _traffic(layer: LayerFigures) -> NDArray[np.int64]:
+def _traffic(layer: LayerRow) -> NDArray[np.int64]:
     return layer.positions * (layer.inputs * layer.stride**2 + layer.outputs)
 
 
-def _add(columns: Columns, name: str, layer: LayerFigures, value: Any) -> None:
+def _add(columns: Columns, name: str, layer: LayerRow, value: Any) -> None:
     columns[name] = columns.get(name, np.zeros(1)) + np.where(layer.alive, value, 0.0)
 
 
-def _macs(layers: Sequence[LayerFigures]) -> Columns:
+def _macs(layers: Sequence[LayerRow]) -> Columns:
     """MACs, and the number of layers: enough where one kind of layer dominates, and safe with few measurements."""
     columns: Columns = {}
     for layer in layers:
@@ -65,7 +48,7 @@ def _macs(layers: Sequence[LayerFigures]) -> Columns:
     return columns
 
 
-def _classes(layers: Sequence[LayerFigures]) -> Columns:
+def _classes(layers: Sequence[LayerRow]) -> Columns:
     """Sums per kind of layer: MACs, elements read and written, weights, number."""
     columns: Columns = {}
     for layer in layers:
@@ -78,7 +61,7 @@ def _classes(layers: Sequence[LayerFigures]) -> Columns:
     return columns
 
 
-def _rounded(layers: Sequence[LayerFigures]) -> Columns:
+def _rounded(layers: Sequence[LayerRow]) -> Columns:
     """As ``classes``, with output channels rounded up to the 16 that kernels handle at once."""
     columns: Columns = {}
     for layer in layers:
@@ -91,7 +74,7 @@ def _rounded(layers: Sequence[LayerFigures]) -> Columns:
     return columns
 
 
-def _kernels(layers: Sequence[LayerFigures]) -> Columns:
+def _kernels(layers: Sequence[LayerRow]) -> Columns:
     """Kernel-aware sums: inputs that are a multiple of 4 take a path in blocks padded to 16, others a plain one."""
     columns: Columns = {}
     for layer in layers:
@@ -114,6 +97,6 @@ def _kernels(layers: Sequence[LayerFigures]) -> Columns:
     return columns
 
 
-FEATURES: Mapping[str, Callable[[Sequence[LayerFigures]], Columns]] = {
+FEATURES: Mapping[str, Callable[[Sequence[LayerRow]], Columns]] = {
     "macs": _macs, "classes": _classes, "rounded": _rounded, "kernels": _kernels,
 }

@@ -17,7 +17,8 @@ def fit_relative(columns: Floats, ms: Floats, penalty: float) -> Floats:
     scaled = relative / scale
     rows = np.concatenate([scaled, np.sqrt(penalty) * np.eye(columns.shape[1])])
     target = np.concatenate([np.ones(len(ms)), np.zeros(columns.shape[1])])
-    return nnls(rows, target) / scale
+    weights: Floats = nnls(rows, target) / scale
+    return weights
 
 
 def nnls(rows: Floats, target: Floats) -> Floats:

@@ -29,8 +29,9 @@ def _split_into(call: Call, dim: int, sizes: list[int]) -> None:
     dims = call.dims(x)
     parts = axes.chunks(dims[dim], sizes)
     if parts is None:
-        call.pin(dims[dim], f"{call.node.target} cuts inside a factor")
-        parts = [axes.new(s, "data") for s in sizes]
+        reason = call.reason(f"{call.node.target} cuts inside a factor")
+        axes.pin(dims[dim], reason)
+        parts = [axes.new(s, reason) for s in sizes]
     call.out(*[[part if i == dim else d for i, d in enumerate(dims)] for part in parts])
     call.rewrite(x, [Size(p) for p in parts], dim, target="aten.split_with_sizes.default")
 
@@ -73,8 +74,9 @@ def slice_(call: Call) -> None:
         return
     parts = axes.chunks(dims[dim], [lo, hi - lo, total - hi])
     if parts is None:
-        call.pin(dims[dim], "a slice cuts inside a factor")
-        parts = [axes.ONE, axes.new(hi - lo, "data"), axes.ONE]
+        reason = call.reason("a slice cuts inside a factor")
+        axes.pin(dims[dim], reason)
+        parts = [axes.ONE, axes.new(hi - lo, reason), axes.ONE]
     else:
         call.rewrite(x, dim, Before(dims[dim], lo), Before(dims[dim], hi))
     call.out([parts[1] if i == dim else d for i, d in enumerate(dims)])

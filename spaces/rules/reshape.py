@@ -70,9 +70,10 @@ def _reshape_block(call: Call, dims: list[Dim], shape: list[int]) -> list[Dim]:
     merged = axes.merge([d for d in dims if axes.dim_size(d) != 1 or len(dims) == 1]) if len(dims) > 1 else dims[0]
     parts = axes.split(merged, shape)
     if parts is None:
+        reason = call.reason(f"{call.node.target} to {shape} cuts inside a factor")
         for dim in dims:
-            call.pin(dim, f"{call.node.target} to {shape} cuts inside a factor")
-        return [axes.new(s, "data") for s in shape]
+            axes.pin(dim, reason)
+        return [axes.new(s, reason) for s in shape]
     return parts
 
 
