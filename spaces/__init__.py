@@ -4,11 +4,31 @@ from niwaki.spaces.carve import carve
 from niwaki.spaces.cost import Costs, LayerRow, count
 from niwaki.spaces.derive import SpaceOptions, derive
 from niwaki.spaces.errors import InputError
+from niwaki.spaces.explain import GroupRow, SpaceReport, explain
 from niwaki.spaces.space import Fixed, Space
 from niwaki.spaces.sparsity import Sparsity
 from niwaki.spaces.types import Block, Candidate, Cost, Group, Kept, Slice, Tap, Variable
 
 __all__ = [
-    "Block", "Candidate", "Cost", "Costs", "Fixed", "Group", "InputError", "Kept", "LayerRow", "Slice", "Space",
-    "SpaceOptions", "Sparsity", "Tap", "Variable", "carve", "count", "derive",
+    "Block",
+    "Candidate",
+    "Cost",
+    "Costs",
+    "Fixed",
+    "Group",
+    "GroupRow",
+    "InputError",
+    "Kept",
+    "LayerRow",
+    "Slice",
+    "Space",
+    "SpaceOptions",
+    "SpaceReport",
+    "Sparsity",
+    "Tap",
+    "Variable",
+    "carve",
+    "count",
+    "derive",
+    "explain",
 ]

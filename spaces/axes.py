@@ -21,7 +21,7 @@ class Atom:
     ``pin`` says why it may not shrink; ``bind`` is the finer expression that replaced it; ``batch`` marks the batch.
     """
 
-    __slots__ = ("size", "pin", "bind", "batch", "exact")
+    __slots__ = ("batch", "bind", "exact", "pin", "size")
 
     def __init__(self, size: int, pin: str | None = None, *, batch: bool = False) -> None:
         self.size = size
@@ -146,8 +146,11 @@ def _refine(queue: deque[Product]) -> bool:
 
 def _cut_front(left: deque[Product], right: deque[Product]) -> bool:
     """Cut the longer front segment to the length of the shorter one."""
-    queue, n = (left, product_size(right[0])) if product_size(left[0]) > product_size(right[0]) else (
-        right, product_size(left[0]))
+    queue, n = (
+        (left, product_size(right[0]))
+        if product_size(left[0]) > product_size(right[0])
+        else (right, product_size(left[0]))
+    )
     parts = cut(queue[0], n)
     if parts is None:
         return False
@@ -289,10 +292,7 @@ def split(dim: Dim, sizes: list[int]) -> list[Dim] | None:
     if outer == 1:
         rest = split(dim, sizes[1:])
         return None if rest is None else [ONE, *rest]
-    if len(resolved) > 1:
-        parts = _split_sum(resolved, outer, inner)
-    else:
-        parts = _split_product(resolved[0], outer)
+    parts = _split_sum(resolved, outer, inner) if len(resolved) > 1 else _split_product(resolved[0], outer)
     if parts is None:
         return None
     rest = split(parts[1], sizes[1:])

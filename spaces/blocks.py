@@ -45,7 +45,7 @@ def _same_shape(a: fx.Node, b: fx.Node) -> bool:
 
 
 def _branch(program: Program, skip: fx.Node, branch: fx.Node) -> set[fx.Node]:
-    """Ancestors of ``branch`` up to ``skip``; empty when other data enters, skip is never met, or skip is changed in place."""
+    """Ancestors of ``branch`` up to ``skip``; empty if other data enters, or skip is never met or changed in place."""
     nodes: set[fx.Node] = set()
     todo, met = [branch], False
     while todo:
@@ -70,8 +70,11 @@ def _counters(program: Program, nodes: set[fx.Node]) -> set[fx.Node]:
     """Side effects that belong to the branch though nothing reads them: BatchNorm's count of batches."""
     calls = {_call_path(n) for n in nodes if any(i.name in program.keys for i in n.all_input_nodes)}
     return {
-        n for n in program.graph.nodes
-        if n.op == "call_function" and not n.users and _call_path(n) in calls
+        n
+        for n in program.graph.nodes
+        if n.op == "call_function"
+        and not n.users
+        and _call_path(n) in calls
         and all(i.op == "placeholder" for i in n.all_input_nodes)
     }
 
@@ -137,7 +140,7 @@ def _continues(previous: Cone, cone: Cone) -> bool:
     """Whether the skip path leads from the end of ``previous`` through parameter-free operations only."""
     node = cone.skip
     while node is not previous.add:
-        inputs = [n for n in node.all_input_nodes]
+        inputs = node.all_input_nodes
         if node.op != "call_function" or len(inputs) != 1:
             return False
         node = inputs[0]

@@ -68,17 +68,19 @@ def _probes(space: Space, generator: torch.Generator) -> list[tuple[Candidate, K
     The width of group i in probe p follows the p-th base-3 digit of i: a size that the user's code takes for equal to
     another (halves of a chunk) or for a constant cannot pass all of them.
     """
-    least = frozenset(b for s, blocks in space.stages.items() for b in blocks[space.least[s]:])
+    least = frozenset(b for s, blocks in space.stages.items() for b in blocks[space.least[s] :])
     digits = 1
     while 3**digits < len(space.groups):
         digits += 1
-    probes = []
+    probes: list[tuple[Candidate, Kept]] = []
     for p in range(digits):
         widths = {g.name: min(g.units, 1 + i // 3**p % 3) for i, g in enumerate(space.groups)}
         kept = {
             g.name: torch.randperm(g.units, generator=generator)[: widths[g.name]].sort().values for g in space.groups
         }
-        probes += [(Candidate(widths, s), kept) for s in dict.fromkeys((frozenset[str](), least if p == 0 else frozenset()))]
+        probes += [
+            (Candidate(widths, s), kept) for s in dict.fromkeys((frozenset[str](), least if p == 0 else frozenset()))
+        ]
     return probes
 
 
@@ -88,8 +90,9 @@ def _agrees(cut: Cut) -> bool:
     except Exception:  # the user's class does not survive; what it raised is no concern of theirs
         return False
     reference = cut.as_source()
-    example = tuple(e.to(p.device) if (p := next(reference.parameters(), None)) is not None else e
-                    for e in cut.space.plan.example)
+    example = tuple(
+        e.to(p.device) if (p := next(reference.parameters(), None)) is not None else e for e in cut.space.plan.example
+    )
     modes: list[Mode] = [m for m in ("eval", "train") if m in cut.space.plan.programs]
     for mode in modes:
         try:
@@ -131,8 +134,14 @@ def _checked(space: Space, candidate: Candidate, kept: Kept | None) -> dict[str,
         if not 1 <= width <= g.units:
             raise InputError(f"candidate.widths: {g.name!r} has {g.units} units, asked for {width}")
         index = torch.arange(width) if kept is None else kept[g.name].to("cpu", torch.int64)
-        if index.shape != (width,) or (width and (index.min() < 0 or index.max() >= g.units)) or (index.diff() <= 0).any():
-            raise InputError(f"kept[{g.name!r}]: expected {width} ascending indices below {g.units}, got {index.tolist()}")
+        if (
+            index.shape != (width,)
+            or (width and (index.min() < 0 or index.max() >= g.units))
+            or (index.diff() <= 0).any()
+        ):
+            raise InputError(
+                f"kept[{g.name!r}]: expected {width} ascending indices below {g.units}, got {index.tolist()}"
+            )
         out[g.name] = index
     return out
 

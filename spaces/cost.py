@@ -128,7 +128,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One operation of N candidates, for latency models. Arrays are (N,); ``positions`` = output positions per example."""
+    """One operation of N candidates, for latency models: (N,) arrays; ``positions`` = output positions per example."""
 
     name: str
     op: str
@@ -145,7 +145,7 @@ class LayerRow:
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """N candidates as arrays: ``widths`` (groups, N), ``alive`` block -> (N,), ``tokens`` layer -> token -> (N,) mask."""
+    """N candidates as arrays: ``widths`` (groups, N), ``alive`` block -> (N,), ``tokens`` layer -> token -> (N,)."""
 
     widths: Ints
     alive: Mapping[str, Bools]
@@ -159,7 +159,8 @@ class Selection:
         """Where at least one user has all of its blocks."""
         if not users or any(not u for u in users):
             return np.ones(self.n, dtype=np.bool_)
-        return np.logical_or.reduce([np.logical_and.reduce([self.alive[b] for b in u]) for u in set(users)])
+        living: Bools = np.logical_or.reduce([np.logical_and.reduce([self.alive[b] for b in u]) for u in set(users)])
+        return living
 
 
 class CostTable:
@@ -187,11 +188,20 @@ class CostTable:
         ]
         rows = [
             RowCost(
-                str(r.node.name), r.op, tuple(poly(f) for f in r.factors), poly(r.inputs), poly(r.outputs),
-                tuple(poly(p) for p in r.positions), poly(r.groups), r.kernel, r.stride,
-                tuple(poly(d) for d in plan.analysis.tensors[r.weight]) if r.weight else (), blocks.get(r.node, frozenset()),
+                str(r.node.name),
+                r.op,
+                tuple(poly(f) for f in r.factors),
+                poly(r.inputs),
+                poly(r.outputs),
+                tuple(poly(p) for p in r.positions),
+                poly(r.groups),
+                r.kernel,
+                r.stride,
+                tuple(poly(d) for d in plan.analysis.tensors[r.weight]) if r.weight else (),
+                blocks.get(r.node, frozenset()),
             )
-            for r in plan.analysis.rows if r.node.graph is plan.programs["eval"].graph
+            for r in plan.analysis.rows
+            if r.node.graph is plan.programs["eval"].graph
         ]
         return cls(tensors, rows)
 
@@ -224,16 +234,25 @@ class CostTable:
 
         return [
             LayerRow(
-                r.name, r.op, r.kernel, r.stride, full(_product(r.positions, chosen.widths, memo)),
-                full(r.inputs(chosen.widths, memo)), full(r.outputs(chosen.widths, memo)),
-                full(r.groups(chosen.widths, memo)), full(_product(r.factors, chosen.widths, memo) if r.factors else 0),
-                full(_product(r.weights, chosen.widths, memo) if r.weights else 0), chosen.living((r.blocks,)),
+                r.name,
+                r.op,
+                r.kernel,
+                r.stride,
+                full(_product(r.positions, chosen.widths, memo)),
+                full(r.inputs(chosen.widths, memo)),
+                full(r.outputs(chosen.widths, memo)),
+                full(r.groups(chosen.widths, memo)),
+                full(_product(r.factors, chosen.widths, memo) if r.factors else 0),
+                full(_product(r.weights, chosen.widths, memo) if r.weights else 0),
+                chosen.living((r.blocks,)),
             )
             for r in self.rows
         ]
 
 
-def _term(product: axes.Product, column: Mapping[Atom, int], poly: Any) -> tuple[int, tuple[int, ...], tuple[Poly, ...]]:
+def _term(
+    product: axes.Product, column: Mapping[Atom, int], poly: Any
+) -> tuple[int, tuple[int, ...], tuple[Poly, ...]]:
     const, columns, nested = 1, [], []
     for atom in product:
         if atom.bind is not None:

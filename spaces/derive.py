@@ -91,16 +91,23 @@ def derive(model: nn.Module, example: Example, options: SpaceOptions | None = No
     _pin_unused(analysis, programs)
     cones = {mode: find_cones(p) if options.depth else [] for mode, p in programs.items()}
     shared = set.intersection(*({c.name for c in found} for found in cones.values()))
-    cones = {mode: [c for c in found if c.name in shared and not _kept(c.name, options)] for mode, found in cones.items()}
+    cones = {
+        mode: [c for c in found if c.name in shared and not _kept(c.name, options)] for mode, found in cones.items()
+    }
     blocks, least = group_stages(cones["eval"], _children(model))
     atoms, groups, fixed = _groups(model, analysis, options)
     plan = Plan(
-        programs, analysis, {m: {c.name: c for c in found} for m, found in cones.items()},
-        atoms, {k: v for k, v in _state_kinds(model).items()}, as_tuple(example),
+        programs,
+        analysis,
+        {m: {c.name: c for c in found} for m, found in cones.items()},
+        atoms,
+        _state_kinds(model),
+        as_tuple(example),
     )
     sparsities = {
         key.removesuffix(".weight"): (*_by_kept(options.sparsity), "dense")
-        for _, key, _ in analysis.producers if key.endswith(".weight") and options.sparsity and not _kept(key, options)
+        for _, key, _ in analysis.producers
+        if key.endswith(".weight") and options.sparsity and not _kept(key, options)
     }
     _check_keep(options, [g.name for g in groups] + [n for n, _ in model.named_modules()])
     return Space(groups, blocks, least, dict(sorted(sparsities.items())), fixed, CostTable.compile(plan, groups), plan)
@@ -137,8 +144,11 @@ def _state_kinds(model: nn.Module) -> dict[str, tuple[bool, int]]:
 def _pin_unused(analysis: Analysis, programs: dict[Mode, Program]) -> None:
     used: set[str] = set()
     for program in programs.values():
-        used |= {program.keys[n.name] for n in program.graph.nodes
-                 if n.op == "placeholder" and n.name in program.keys and n.users}
+        used |= {
+            program.keys[n.name]
+            for n in program.graph.nodes
+            if n.op == "placeholder" and n.name in program.keys and n.users
+        }
     for key, dims in analysis.tensors.items():
         if key not in used:
             for dim in dims:

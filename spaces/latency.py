@@ -68,7 +68,11 @@ class LatencyModel:
 
     @classmethod
     def fit(
-        cls, space: HasLayers, matrix: Any, ms: Sequence[float], anchor_ms: float,
+        cls,
+        space: HasLayers,
+        matrix: Any,
+        ms: Sequence[float],
+        anchor_ms: float,
         source: Mapping[str, Any] | None = None,
     ) -> LatencyModel:
         """Fit to measured candidates.
@@ -118,8 +122,13 @@ class LatencyModel:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "schema": 1, "space": self.space.digest, "source": dict(self.source), "features": self.features,
-            "weights": dict(self.weights), "anchor_ms": self.anchor_ms, "error": vars(self.error).copy(),
+            "schema": 1,
+            "space": self.space.digest,
+            "source": dict(self.source),
+            "features": self.features,
+            "weights": dict(self.weights),
+            "anchor_ms": self.anchor_ms,
+            "error": vars(self.error).copy(),
             "samples": [dict(s) for s in self.samples],
         }
 
@@ -132,8 +141,13 @@ class LatencyModel:
             if data["features"] not in FEATURES:
                 raise InputError(f"latency.json: unknown features {data['features']!r}; valid: {', '.join(FEATURES)}")
             return cls(
-                space, data["features"], dict(data["weights"]), PredictionError(**data["error"]),
-                float(data["anchor_ms"]), dict(data["source"]), tuple(data["samples"]),
+                space,
+                data["features"],
+                dict(data["weights"]),
+                PredictionError(**data["error"]),
+                float(data["anchor_ms"]),
+                dict(data["source"]),
+                tuple(data["samples"]),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"latency.json is damaged: {type(error).__name__} {error}") from error

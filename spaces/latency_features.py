@@ -98,5 +98,8 @@ def _kernels(layers: Sequence[LayerRow]) -> Columns:
 
 
 FEATURES: Mapping[str, Callable[[Sequence[LayerRow]], Columns]] = {
-    "macs": _macs, "classes": _classes, "rounded": _rounded, "kernels": _kernels,
+    "macs": _macs,
+    "classes": _classes,
+    "rounded": _rounded,
+    "kernels": _kernels,
 }

@@ -85,7 +85,7 @@ class Analysis:
                             axes.pin(dim, "feeds the output")
 
     def _placeholder(self, node: fx.Node, program: Program) -> None:
-        value = node.meta.get("val")
+        value: Any = node.meta.get("val")
         if not hasattr(value, "shape"):
             return
         key = program.keys.get(node.name)

@@ -27,9 +27,12 @@ def load(package: str, name: str) -> type:
         raise InputError(f"{kind}: unknown name {name!r}; {nearest(name, names(package))}")
     module = importlib.import_module(f"{package}.{name}")
     classes = [
-        c for c in vars(module).values()
+        c
+        for c in vars(module).values()
         if inspect.isclass(c) and c.__module__ == module.__name__ and not c.__name__.startswith("_")
     ]
     if len(classes) != 1:
-        raise TypeError(f"{module.__name__} must define exactly one public class, found {[c.__name__ for c in classes]}")
+        raise TypeError(
+            f"{module.__name__} must define exactly one public class, found {[c.__name__ for c in classes]}"
+        )
     return classes[0]

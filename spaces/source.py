@@ -59,7 +59,7 @@ class SourceModule(nn.Module):
         return {k: v for k, v in self.__dict__.items() if k != "_functions"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._functions = {m: _compile(s) for m, s in self._sources.items()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SourceModule:
@@ -123,7 +123,9 @@ def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.No
     if "device" in kwargs and node.target is torch.ops.aten.empty.memory_format:
         tensor = next((n for n in node.graph.nodes if n.op == "placeholder" and n in new), None)
         if tensor is not None:  # follow the data to its device instead of the one that was traced
-            return graph.call_function(torch.ops.aten.new_empty.default, (new[tensor], fx.map_arg(args[0], lambda n: new[n])))
+            return graph.call_function(
+                torch.ops.aten.new_empty.default, (new[tensor], fx.map_arg(args[0], lambda n: new[n]))
+            )
     return graph.call_function(target, _fill(args, new, mask), kwargs)
 
 

@@ -54,12 +54,15 @@ class Plan:
 
     def users(self, key: str, blocks: Mapping[fx.Node, frozenset[str]]) -> tuple[frozenset[str], ...]:
         """For every operation that reads the tensor, the blocks it lies in."""
-        return tuple({
-            blocks.get(user, frozenset())
-            for program in self.programs.values()
-            for node in program.graph.nodes if program.keys.get(node.name) == key
-            for user in node.users
-        })
+        return tuple(
+            {
+                blocks.get(user, frozenset())
+                for program in self.programs.values()
+                for node in program.graph.nodes
+                if program.keys.get(node.name) == key
+                for user in node.users
+            }
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +124,7 @@ class Space:
             if variable.kind == "width":
                 widths[variable.name] = int(choice)
             elif variable.kind == "depth":
-                skipped.update(self.stages[variable.name][int(choice):])
+                skipped.update(self.stages[variable.name][int(choice) :])
             else:
                 sparsity[variable.name] = str(choice)
         return Candidate(widths, frozenset(skipped), sparsity)
@@ -140,14 +143,16 @@ class Space:
                 choice = candidate.sparsity.get(v.name, "dense")
             if choice not in v.choices:
                 raise InputError(f"candidate: {v.kind} of {v.name!r} is {choice!r}, on offer: {list(v.choices)}")
-            out.append(v.choices.index(choice))  # type: ignore[arg-type]
+            out.append(v.choices.index(choice))
         return out
 
     def _kept_blocks(self, candidate: Candidate, stage: str) -> int:
         blocks = self.stages[stage]
         gone = [b in candidate.skipped for b in blocks]
         if gone != sorted(gone):
-            raise InputError(f"candidate: stage {stage!r} keeps its first blocks, but {sorted(candidate.skipped)} are skipped")
+            raise InputError(
+                f"candidate: stage {stage!r} keeps its first blocks, but {sorted(candidate.skipped)} are skipped"
+            )
         return len(blocks) - sum(gone)
 
     def _check_names(self, candidate: Candidate) -> None:
@@ -199,7 +204,7 @@ class Space:
         return {g.name: tuple({u for s in g.slices for u in users[s.tensor]}) for g in self.groups}
 
     def canonical(self, candidate: Candidate) -> Candidate:
-        """Choices about parts that a skipped block takes away are set to the largest: equal models, equal candidates."""
+        """Choices about parts that skipped blocks take away become the largest: equal models, equal candidates."""
         if not candidate.skipped:
             return candidate
         users = {t.key: t.users for t in self.table.tensors}
@@ -261,8 +266,13 @@ class Space:
         """What is on offer, readable by hand (``space.json``)."""
         return {
             "groups": [
-                {"name": g.name, "units": g.units, "choices": list(g.choices), "exact": g.exact,
-                 "slices": [[s.tensor, s.dim, s.side] for s in g.slices]}
+                {
+                    "name": g.name,
+                    "units": g.units,
+                    "choices": list(g.choices),
+                    "exact": g.exact,
+                    "slices": [[s.tensor, s.dim, s.side] for s in g.slices],
+                }
                 for g in self.groups
             ],
             "stages": {s: {"blocks": list(b), "least": self.least[s]} for s, b in self.stages.items()},

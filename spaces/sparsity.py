@@ -34,7 +34,9 @@ class Sparsity:
         except ValueError:
             ratio = -1.0
         if not 0 <= ratio < 1:
-            raise ValueError(f"sparsity {token!r}: expected 'dense', a ratio in [0, 1) such as '0.5', or 'N:M' such as '2:4'")
+            raise ValueError(
+                f"sparsity {token!r}: expected 'dense', a ratio in [0, 1) such as '0.5', or 'N:M' such as '2:4'"
+            )
         return cls(ratio=ratio)
 
     def kept(self, numel: Any, fan_in: Any) -> Any:

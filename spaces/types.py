@@ -84,7 +84,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Variable:
-    """One decision of a search: ``kind`` is width (of a group), depth (removable blocks kept in a stage) or sparsity."""
+    """One decision: ``kind`` is width (of a group), depth (removable blocks kept in a stage) or sparsity."""
 
     name: str
     kind: Literal["width", "depth", "sparsity"]

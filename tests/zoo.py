@@ -1,4 +1,4 @@
-"""Small networks of every common shape, each a few lines, and how to feed them: the ground the property tests stand on."""
+"""Small networks of every common shape, each a few lines, and how to feed them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ class Chain(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            conv_bn(3, 8), nn.MaxPool2d(2), conv_bn(8, 12), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-            nn.Linear(48, 16), nn.ReLU(True), nn.Dropout(0.5), nn.Linear(16, 5),
+            conv_bn(3, 8),
+            nn.MaxPool2d(2),
+            conv_bn(8, 12),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(48, 16),
+            nn.ReLU(True),
+            nn.Dropout(0.5),
+            nn.Linear(16, 5),
         )
 
 
@@ -48,7 +55,9 @@ class Residual(nn.Module):
         super().__init__()
         self.stem = conv_bn(3, 8)
         self.layer1 = nn.Sequential(*[BasicBlock(8, 8, 1, shortcut) for _ in range(depth)])
-        self.layer2 = nn.Sequential(*[BasicBlock(8 if k == 0 else 16, 16, 2 if k == 0 else 1, shortcut) for k in range(depth)])
+        self.layer2 = nn.Sequential(
+            *[BasicBlock(8 if k == 0 else 16, 16, 2 if k == 0 else 1, shortcut) for k in range(depth)]
+        )
         self.fc = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,8 +71,16 @@ class PreActivation(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
-                          nn.Conv2d(6, 8, 3, padding=1)) for _ in range(3))
+            nn.Sequential(
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.Conv2d(8, 6, 3, padding=1),
+                nn.BatchNorm2d(6),
+                nn.ReLU(),
+                nn.Conv2d(6, 8, 3, padding=1),
+            )
+            for _ in range(3)
+        )
         self.head = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +97,8 @@ class Dense(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 6, 3, padding=1)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(6 + 4 * k), nn.ReLU(), nn.Conv2d(6 + 4 * k, 4, 3, padding=1)) for k in range(3))
+            nn.Sequential(nn.BatchNorm2d(6 + 4 * k), nn.ReLU(), nn.Conv2d(6 + 4 * k, 4, 3, padding=1)) for k in range(3)
+        )
         self.transition = nn.Sequential(nn.BatchNorm2d(18), nn.ReLU(), nn.Conv2d(18, 9, 1), nn.AvgPool2d(2))
         self.fc = nn.Linear(9, 5)
 
@@ -124,10 +142,21 @@ class Inverted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.BatchNorm2d(6), nn.Hardswish())
-        self.blocks = nn.Sequential(*[
-            nn.Sequential(conv_bn(6, 12, 1), conv_bn(12, 12, 3, groups=12), SqueezeExcite(12, 4),
-                          nn.Conv2d(12, 6, 1, bias=False), nn.BatchNorm2d(6)) for _ in range(2)])
-        self.head = nn.Sequential(nn.Conv2d(6, 10, 1), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 5))
+        self.blocks = nn.Sequential(
+            *[
+                nn.Sequential(
+                    conv_bn(6, 12, 1),
+                    conv_bn(12, 12, 3, groups=12),
+                    SqueezeExcite(12, 4),
+                    nn.Conv2d(12, 6, 1, bias=False),
+                    nn.BatchNorm2d(6),
+                )
+                for _ in range(2)
+            ]
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(6, 10, 1), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 5)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -142,7 +171,9 @@ class Grouped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = conv_bn(3, 8)
-        self.body = nn.Sequential(conv_bn(8, 16, 1), conv_bn(16, 16, 3, groups=4), nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8))
+        self.body = nn.Sequential(
+            conv_bn(8, 16, 1), conv_bn(16, 16, 3, groups=4), nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8)
+        )
         self.fc = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,8 +185,15 @@ class Multiplier(nn.Sequential):
     """Depthwise convolution with a channel multiplier of 2."""
 
     def __init__(self) -> None:
-        super().__init__(conv_bn(3, 6), nn.Conv2d(6, 12, 3, padding=1, groups=6), nn.ReLU(), nn.Conv2d(12, 8, 1),
-                         nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        super().__init__(
+            conv_bn(3, 6),
+            nn.Conv2d(6, 12, 3, padding=1, groups=6),
+            nn.ReLU(),
+            nn.Conv2d(12, 8, 1),
+            nn.AdaptiveMaxPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+        )
 
 
 class Halves(nn.Module):
@@ -225,16 +263,31 @@ class Volume(nn.Sequential):
     """3-D convolutions."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Conv3d(3, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU(), nn.Conv3d(6, 8, 3, 2, 1), nn.ReLU(),
-                         nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(8, 5))
+        super().__init__(
+            nn.Conv3d(3, 6, 3, padding=1),
+            nn.BatchNorm3d(6),
+            nn.ReLU(),
+            nn.Conv3d(6, 8, 3, 2, 1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+        )
 
 
 class Sequence(nn.Sequential):
     """1-D convolutions."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Conv1d(3, 8, 5), nn.BatchNorm1d(8), nn.LeakyReLU(), nn.Conv1d(8, 6, 3, 2), nn.AdaptiveAvgPool1d(1),
-                         nn.Flatten(), nn.Linear(6, 5))
+        super().__init__(
+            nn.Conv1d(3, 8, 5),
+            nn.BatchNorm1d(8),
+            nn.LeakyReLU(),
+            nn.Conv1d(8, 6, 3, 2),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+            nn.Linear(6, 5),
+        )
 
 
 class Decoder(nn.Module):
@@ -274,8 +327,19 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "decoder": (Decoder, image(3, 8, 8)),
 }
 TORCHVISION = (
-    "alexnet", "vgg11_bn", "resnet18", "resnext50_32x4d", "squeezenet1_1", "densenet121", "googlenet", "mobilenet_v2",
-    "mobilenet_v3_small", "mnasnet0_5", "efficientnet_b0", "regnet_y_400mf", "shufflenet_v2_x0_5",
+    "alexnet",
+    "vgg11_bn",
+    "resnet18",
+    "resnext50_32x4d",
+    "squeezenet1_1",
+    "densenet121",
+    "googlenet",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mnasnet0_5",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "shufflenet_v2_x0_5",
 )
 
 

@@ -12,8 +12,7 @@ from niwaki.spaces.trace import hint
 
 
 def cat(call: Call) -> None:
-    tensors = [t for t in call.arg(0, "tensors")]
-    operands = [call.dims(t) for t in tensors]
+    operands = [call.dims(t) for t in call.arg(0, "tensors")]
     rank = len(operands[0])
     dim = call.arg(1, "dim", 0) % rank
     for other in operands[1:]:
@@ -52,7 +51,8 @@ def unbind(call: Call) -> None:
 
 
 def getitem(call: Call) -> None:
-    source, index = call.node.args
+    source: Any = call.node.args[0]
+    index: Any = call.node.args[1]
     parts = call.analysis.values[source]
     if index < len(parts):
         call.out(call.dims(source, index))

@@ -36,9 +36,14 @@ def conv(call: Call) -> None:
     kernel = wd[2:]
     stride = call.arg(3, "stride", 1)
     call.row(
-        "conv", [xd[0], *wd, *space], (channels_in, channels_out), space,
-        kernel=prod(axes.dim_size(k) for k in kernel), stride=stride[0] if isinstance(stride, (list, tuple)) else stride,
-        groups=group_dim, weight=call.key(weight),
+        "conv",
+        [xd[0], *wd, *space],
+        (channels_in, channels_out),
+        space,
+        kernel=prod(axes.dim_size(k) for k in kernel),
+        stride=stride[0] if isinstance(stride, (list, tuple)) else stride,
+        groups=group_dim,
+        weight=call.key(weight),
     )
 
 
@@ -72,8 +77,14 @@ def conv_transpose(call: Call) -> None:
         call.carries(bias)
     space = [call.data(s) for s in call.shape()[2:]]
     call.out([xd[0], wd[1], *space])
-    call.row("conv", [xd[0], *wd, *xd[2:]], (xd[1], wd[1]), list(xd[2:]),
-             kernel=prod(axes.dim_size(k) for k in wd[2:]), weight=call.key(weight))
+    call.row(
+        "conv",
+        [xd[0], *wd, *xd[2:]],
+        (xd[1], wd[1]),
+        list(xd[2:]),
+        kernel=prod(axes.dim_size(k) for k in wd[2:]),
+        weight=call.key(weight),
+    )
 
 
 RULES: dict[str, Rule] = {

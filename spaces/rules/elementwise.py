@@ -32,29 +32,87 @@ def shapeless(call: Call) -> None:
             call.dims(value)
 
 
-_UNARY = (
-    "relu.default relu_.default relu6.default relu6_.default silu.default silu_.default gelu.default sigmoid.default sigmoid_.default tanh.default "
-    "hardtanh.default hardtanh_.default hardswish.default hardswish_.default hardsigmoid.default hardsigmoid_.default "
-    "leaky_relu.default leaky_relu_.default elu.default elu_.default mish.default mish_.default softplus.default exp.default neg.default "
-    "dropout.default dropout_.default feature_dropout.default alpha_dropout.default contiguous.default clone.default alias.default detach.default detach_.default "
-    "abs.default sqrt.default rsqrt.default square.default clamp.default clamp_.default clamp_min.default "
-    "to.dtype to.device to.dtype_layout type_as.default bernoulli.p bernoulli_.float fill_.Scalar zeros_like.default ones_like.default logical_not.default "
-    "pow.Tensor_Scalar lift_fresh_copy.default"
-).split()
-_BINARY = "add sub mul div pow maximum minimum eq ne ge gt le lt".split()
+_UNARY = [
+    "relu.default",
+    "relu_.default",
+    "relu6.default",
+    "relu6_.default",
+    "silu.default",
+    "silu_.default",
+    "gelu.default",
+    "sigmoid.default",
+    "sigmoid_.default",
+    "tanh.default",
+    "hardtanh.default",
+    "hardtanh_.default",
+    "hardswish.default",
+    "hardswish_.default",
+    "hardsigmoid.default",
+    "hardsigmoid_.default",
+    "leaky_relu.default",
+    "leaky_relu_.default",
+    "elu.default",
+    "elu_.default",
+    "mish.default",
+    "mish_.default",
+    "softplus.default",
+    "exp.default",
+    "neg.default",
+    "dropout.default",
+    "dropout_.default",
+    "feature_dropout.default",
+    "alpha_dropout.default",
+    "contiguous.default",
+    "clone.default",
+    "alias.default",
+    "detach.default",
+    "detach_.default",
+    "abs.default",
+    "sqrt.default",
+    "rsqrt.default",
+    "square.default",
+    "clamp.default",
+    "clamp_.default",
+    "clamp_min.default",
+    "to.dtype",
+    "to.device",
+    "to.dtype_layout",
+    "type_as.default",
+    "bernoulli.p",
+    "bernoulli_.float",
+    "fill_.Scalar",
+    "zeros_like.default",
+    "ones_like.default",
+    "logical_not.default",
+    "pow.Tensor_Scalar",
+    "lift_fresh_copy.default",
+]
+_BINARY = ["add", "sub", "mul", "div", "pow", "maximum", "minimum", "eq", "ne", "ge", "gt", "le", "lt"]
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": unary for name in _UNARY},
-    **{f"aten.{name}{mark}.{form}": broadcasting
-       for name in _BINARY for mark in ("", "_") for form in ("Tensor", "Scalar", "default")},
+    **{
+        f"aten.{name}{mark}.{form}": broadcasting
+        for name in _BINARY
+        for mark in ("", "_")
+        for form in ("Tensor", "Scalar", "default")
+    },
     "aten.addcmul.default": broadcasting,
     "aten.where.self": broadcasting,
     "aten.masked_fill.Scalar": broadcasting,
     "aten.softmax.int": softmax,
     "aten._softmax.default": softmax,
     "aten.log_softmax.int": softmax,
-    **{name: shapeless for name in (
-        "aten.sym_size.int", "aten.empty.memory_format", "aten.zeros.default", "aten.ones.default", "aten.arange.default",
-        "aten._assert_tensor_metadata.default", "aten._assert_scalar.default",
-    )},
+    **dict.fromkeys(
+        (
+            "aten.sym_size.int",
+            "aten.empty.memory_format",
+            "aten.zeros.default",
+            "aten.ones.default",
+            "aten.arange.default",
+            "aten._assert_tensor_metadata.default",
+            "aten._assert_scalar.default",
+        ),
+        shapeless,
+    ),
 }

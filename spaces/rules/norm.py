@@ -1,4 +1,4 @@
-"""Normalisers: BatchNorm works per channel (exact); statistics over the pruned axis make removal differ from zeroing."""
+"""Normalisers: BatchNorm works per channel; statistics over the pruned axis make removal differ from zeroing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def batch_norm(call: Call) -> None:
 def layer_norm(call: Call) -> None:
     """``(x, normalized_shape, weight, bias, eps)``: statistics over the last dimensions."""
     dims, shape = call.dims(call.arg(0, "input")), call.arg(1, "normalized_shape")
-    last = dims[len(dims) - len(shape):]
+    last = dims[len(dims) - len(shape) :]
     for i, name in ((2, "weight"), (3, "bias")):
         value = call.arg(i, name)
         if value is not None:

@@ -17,5 +17,8 @@ RULES: dict[str, Rule] = {
     **{f"aten.{kind}_pool{n}d.default": pool for kind in ("max", "avg", "adaptive_avg") for n in (1, 2, 3)},
     **{f"aten.adaptive_max_pool{n}d.default": pool for n in (2, 3)},
     **{f"aten.max_pool{n}d_with_indices.default": pool for n in (2, 3)},
-    **{f"aten.upsample_{kind}.vec": pool for kind in ("nearest2d", "bilinear2d", "bicubic2d", "nearest1d", "nearest3d", "trilinear3d")},
+    **{
+        f"aten.upsample_{kind}.vec": pool
+        for kind in ("nearest2d", "bilinear2d", "bicubic2d", "nearest1d", "nearest3d", "trilinear3d")
+    },
 }

@@ -92,8 +92,11 @@ def transpose(call: Call) -> None:
 def squeeze(call: Call) -> None:
     dims = call.dims(call.node.args[0])
     axis = call.arg(1, "dim")
-    over = set(range(len(dims))) if axis is None else {
-        d % len(dims) for d in (axis if isinstance(axis, (list, tuple)) else [axis])}
+    over = (
+        set(range(len(dims)))
+        if axis is None
+        else {d % len(dims) for d in (axis if isinstance(axis, (list, tuple)) else [axis])}
+    )
     call.out([d for i, d in enumerate(dims) if i not in over or axes.dim_size(d) != 1])
 
 
@@ -114,8 +117,10 @@ def expand(call: Call) -> None:
 
 
 RULES: dict[str, Rule] = {
-    **{f"aten.{name}": view for name in (
-        "view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unflatten.int")},
+    **{
+        f"aten.{name}": view
+        for name in ("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unflatten.int")
+    },
     "aten.permute.default": permute,
     "aten.transpose.int": transpose,
     "aten.squeeze.default": squeeze,

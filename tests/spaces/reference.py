@@ -14,7 +14,10 @@ def draw(space: Space, seed: int, depth: bool = True) -> tuple[Candidate, dict[s
     """Uneven random widths (1..units, not only the choices on offer), random units, random depth."""
     g = torch.Generator().manual_seed(seed)
     widths = {group.name: int(torch.randint(1, group.units + 1, (), generator=g)) for group in space.groups}
-    kept = {group.name: torch.randperm(group.units, generator=g)[: widths[group.name]].sort().values for group in space.groups}
+    kept = {
+        group.name: torch.randperm(group.units, generator=g)[: widths[group.name]].sort().values
+        for group in space.groups
+    }
     skipped: set[str] = set()
     for stage, blocks in space.stages.items():
         k = int(torch.randint(space.least[stage], len(blocks) + 1, (), generator=g)) if depth else len(blocks)

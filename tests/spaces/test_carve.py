@@ -1,4 +1,4 @@
-"""Properties 1-4 of the design over a zoo: largest is the teacher, carved equals masked, costs are exact, teacher untouched."""
+"""Over a zoo: largest is the teacher, carved equals masked, costs are exact, the teacher stays untouched."""
 
 from __future__ import annotations
 

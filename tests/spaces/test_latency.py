@@ -111,7 +111,8 @@ def test_every_feature_set_is_finite_non_negative_and_ignores_dead_layers(featur
     dead = matrix[:, 5] < 2
     for before, after in zip(
         latency.FEATURES[features](space.layers(matrix)).values(),
-        latency.FEATURES[features](space.layers(changed)).values(), strict=True,
+        latency.FEATURES[features](space.layers(changed)).values(),
+        strict=True,
     ):
         assert before.shape == (30,)
         assert np.isfinite(before).all()
@@ -142,8 +143,12 @@ def test_json_reads_back_and_predicts_the_same():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"space": "other"}, "belongs to space other"), ({"features": "magic"}, "unknown features 'magic'"),
-     ({"error": {"mean": 1}}, "damaged"), ({"weights": None}, "damaged")],
+    [
+        ({"space": "other"}, "belongs to space other"),
+        ({"features": "magic"}, "unknown features 'magic'"),
+        ({"error": {"mean": 1}}, "damaged"),
+        ({"weights": None}, "damaged"),
+    ],
 )
 def test_json_of_another_space_or_damaged_is_refused(change, message):
     space = Chain()
