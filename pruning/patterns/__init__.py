@@ -1,0 +1,1 @@
+"""Sparsity patterns: one file a pattern; :func:`niwaki.pruning.masks.pattern_for` finds the one for a token."""
