@@ -128,6 +128,7 @@ def _checked(space: Space, candidate: Candidate, kept: Kept | None) -> dict[str,
     unknown = candidate.skipped - {b.name for b in space.blocks}
     if unknown:
         raise InputError(f"candidate.skipped: {sorted(unknown)} are no removable blocks of this space")
+    space.check_depth(candidate)
     out = {}
     for g in space.groups:
         width = candidate.widths[g.name]

@@ -132,6 +132,7 @@ class Space:
     def encode(self, candidate: Candidate) -> list[int]:
         """Inverse of :meth:`decode`; InputError names the first choice that is not on offer."""
         self._check_names(candidate)
+        self.check_depth(candidate)
         out = []
         for v in self.variables:
             choice: int | str
@@ -154,6 +155,12 @@ class Space:
                 f"candidate: stage {stage!r} keeps its first blocks, but {sorted(candidate.skipped)} are skipped"
             )
         return len(blocks) - sum(gone)
+
+    def check_depth(self, candidate: Candidate) -> None:
+        """InputError unless every stage keeps its first blocks, and enough of them."""
+        for stage, least in self.least.items():
+            if self._kept_blocks(candidate, stage) < least:
+                raise InputError(f"candidate.skipped: stage {stage!r} must keep {least} of {list(self.stages[stage])}")
 
     def _check_names(self, candidate: Candidate) -> None:
         names = {"widths": set(self.widths), "skipped": {b.name for b in self.blocks}, "sparsity": set(self.sparsities)}

@@ -148,5 +148,10 @@ def test_wrong_choices_are_named() -> None:
         carve(model, space, Candidate({**good.widths, "0.0": 9}))
     with pytest.raises(InputError, match="unknown name 'nope'"):
         carve(model, space, Candidate({**good.widths, "nope": 1}))
+    model, _, space = case("residual_b")
+    with pytest.raises(InputError, match="must keep 1"):
+        carve(model, space, Candidate(space.largest().widths, frozenset(space.stages["layer1"])))
+    with pytest.raises(InputError, match=r"no removable blocks|unknown name"):
+        carve(model, space, Candidate(space.largest().widths, frozenset({"fc"})))
     with pytest.raises(InputError, match="ascending"):
-        carve(model, space, good, {g.name: torch.arange(g.units).flip(0) for g in space.groups})
+        carve(model, space, space.largest(), {g.name: torch.arange(g.units).flip(0) for g in space.groups})
