@@ -1,0 +1,74 @@
+"""Pictures in folders, one folder a class: ``path/train/<class>/*.jpg`` and ``path/val/<class>/*.jpg``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from niwaki.distill.sources._base import Parts, existing
+from niwaki.distill.splits import from_dataset
+from niwaki.spaces.errors import InputError
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Pictures in class folders, resized (shorter side) and cropped in the middle.
+
+    Attributes:
+        path: folder with a folder for training and one for testing.
+        train, test: names of those two.
+        size: side of the square crop, pixels.
+        resize: shorter side before the crop, pixels; 0: ``size * 8 / 7`` (256 for 224).
+        memory: hold a part in memory (as uint8) where it takes at most so many GiB, else read pictures when needed.
+        workers: threads that decode.
+    """
+
+    path: str
+    train: str = "train"
+    test: str = "val"
+    size: int = 224
+    resize: int = 0
+    memory: float = 2.0
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.workers < 1 or (self.resize and self.resize < self.size):
+            raise InputError(
+                f"data.options: size {self.size}, resize {self.resize}, workers {self.workers}: size and "
+                "workers must be at least 1, resize 0 or at least size"
+            )
+
+    def read(self) -> Parts:
+        root = existing(self.path, "path")
+        steps = v2.Compose([v2.Resize(self.resize or round(self.size * 8 / 7)), v2.CenterCrop(self.size)])
+        opened = []
+        for key, name in (("train", self.train), ("test", self.test)):
+            folder = root / name
+            if not folder.is_dir():
+                there = sorted(p.name for p in root.iterdir() if p.is_dir())
+                raise InputError(
+                    f"data.options.{key}: no folder {name!r} in {str(root)!r}; it holds: {there or 'no folders'}"
+                )
+            try:
+                opened.append(datasets.ImageFolder(str(folder), loader=_colour, transform=steps))
+            except FileNotFoundError as error:
+                raise InputError(f"data.options.{key}: {str(folder)!r}: {error}") from error
+        if opened[0].classes != opened[1].classes:
+            odd = sorted(set(opened[0].classes) ^ set(opened[1].classes))
+            raise InputError(
+                f"data.options: class folders of {self.train!r} and {self.test!r} differ: {', '.join(odd[:5])}"
+            )
+        train, test = (from_dataset(d, self.memory, self.workers, f"data ({d.root})") for d in opened)
+        return Parts(train, test, "image_folder")
+
+
+def _colour(path: str) -> object:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"data: cannot read picture {path!r}: {error}") from error

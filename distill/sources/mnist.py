@@ -1,0 +1,31 @@
+"""MNIST: 60,000 + 10,000 grey digits of 28x28 (LeCun et al., 1998)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torchvision import datasets
+
+from niwaki.distill.sources import _torchvision
+from niwaki.distill.sources._base import Parts
+
+
+@dataclass(frozen=True)
+class Mnist:
+    """torchvision's ``MNIST``.
+
+    Attributes:
+        path: folder that holds (or receives) the files, as torchvision lays them out.
+        download: fetch what is missing.
+    """
+
+    path: str = "data"
+    download: bool = False
+
+    def read(self) -> Parts:
+        return _torchvision.read(
+            "mnist",
+            lambda root, train: datasets.MNIST(root, train=train, download=self.download),
+            self.path,
+            self.download,
+        )
