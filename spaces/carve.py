@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from niwaki.spaces import axes
-from niwaki.spaces.axes import Atom, Dim
+from niwaki.spaces.axes import ONE, Atom, Dim, dim_size
 from niwaki.spaces.errors import InputError
 from niwaki.spaces.source import SourceModule, generate
 from niwaki.spaces.space import Space
@@ -43,32 +42,32 @@ def carve(model: nn.Module, space: Space, candidate: Candidate, kept: Kept | Non
     """
     kept = _checked(space, candidate, kept)
     cut = Cut(model, space, candidate, kept)
-    if keeps_class(model, space):
+    if keeps_class(model, space, bool(candidate.skipped)):
         return cut.as_class()
     return cut.as_source()
 
 
-def keeps_class(model: nn.Module, space: Space) -> bool:
+def keeps_class(model: nn.Module, space: Space, skipping: bool = False) -> bool:
     """Whether sliced copies of the user's class compute what the carved graph computes.
 
-    Decided once per space, by running both for an uneven small candidate and for one with every block gone: a size
-    that is baked into the user's Python shows as an exception or as other numbers.
+    Decided once per space (and once more for candidates that skip blocks) by running both: a size that is baked into
+    the user's Python, or a block that is only the branch of an addition, shows as an exception or as other numbers.
     """
-    if "keeps_class" not in space.plan.memory:
+    name = "keeps_class_without_blocks" if skipping else "keeps_class"
+    if name not in space.plan.memory:
         generator = torch.Generator().manual_seed(0)
-        space.plan.memory["keeps_class"] = all(
-            _agrees(Cut(model, space, *probe)) for probe in _probes(space, generator)
-        )
-    return bool(space.plan.memory["keeps_class"])
+        probes = _probes(space, skipping, generator)
+        space.plan.memory[name] = all(_agrees(Cut(model, space, *probe)) for probe in probes)
+    return bool(space.plan.memory[name])
 
 
-def _probes(space: Space, generator: torch.Generator) -> list[tuple[Candidate, Kept]]:
-    """Small widths (cheap to run) in which every two groups differ at least once, without and with removable blocks.
+def _probes(space: Space, skipping: bool, generator: torch.Generator) -> list[tuple[Candidate, Kept]]:
+    """Small widths (cheap to run) in which every two groups differ at least once; every block gone where ``skipping``.
 
     The width of group i in probe p follows the p-th base-3 digit of i: a size that the user's code takes for equal to
     another (halves of a chunk) or for a constant cannot pass all of them.
     """
-    least = frozenset(b for s, blocks in space.stages.items() for b in blocks[space.least[s] :])
+    skipped = {b for s, blocks in space.stages.items() for b in blocks[space.least[s] :]} if skipping else set()
     digits = 1
     while 3**digits < len(space.groups):
         digits += 1
@@ -78,9 +77,7 @@ def _probes(space: Space, generator: torch.Generator) -> list[tuple[Candidate, K
         kept = {
             g.name: torch.randperm(g.units, generator=generator)[: widths[g.name]].sort().values for g in space.groups
         }
-        probes += [
-            (Candidate(widths, s), kept) for s in dict.fromkeys((frozenset[str](), least if p == 0 else frozenset()))
-        ]
+        probes.append((Candidate(widths, frozenset(skipped)), kept))
     return probes
 
 
@@ -214,9 +211,19 @@ class Cut:
             memo[id(self.model.get_submodule(name))] = nn.Identity()
         with restored_modes(self.model):
             student: nn.Module = copy.deepcopy(self.model, memo)
-        for module in student.modules():
-            fix_attributes(module)
+        groups = self.conv_groups()
+        for path, module in student.named_modules():
+            fix_attributes(module, groups.get(path))
         return student
+
+    def conv_groups(self) -> dict[str, int]:
+        """Path of every grouped convolution -> how many groups stay."""
+        return {
+            row.weight.removesuffix(".weight"): dim_size(row.groups) if mask is None else int(mask.sum())
+            for row in self.space.plan.analysis.rows
+            if row.weight and row.groups != ONE
+            for mask in (self.mask(row.groups),)
+        }
 
     def as_source(self) -> SourceModule:
         """Generated source for both modes over the same parameter tree."""
@@ -243,29 +250,21 @@ def _order(model: nn.Module) -> list[str]:
     return keys + [k for k, _ in model.named_buffers(remove_duplicate=False) if k not in set(keys)]
 
 
-def fix_attributes(module: nn.Module) -> None:
+def fix_attributes(module: nn.Module, groups: int | None = None) -> None:
     """Make a layer's sizes say what its parameters are (they are printed, re-exported and read by users)."""
-    sizes: Mapping[str, int] = _sizes(module)
-    for name, value in sizes.items():
-        setattr(module, name, value)
-    if isinstance(module, nn.LayerNorm) and module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
-
-
-def _sizes(module: nn.Module) -> dict[str, int]:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
-        return {}
+        return
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return {"in_channels": weight.shape[0], "out_channels": weight.shape[1] * module.groups}
-    if isinstance(module, nn.modules.conv._ConvNd):
-        per_group = module.in_channels // module.groups
-        groups = module.groups
-        if groups > 1 and weight.shape[1] == per_group == 1:  # depthwise: as many groups as outputs over the multiplier
-            groups = weight.shape[0] // (module.out_channels // module.groups)
-        return {"groups": groups, "in_channels": weight.shape[1] * groups, "out_channels": weight.shape[0]}
-    if isinstance(module, nn.Linear):
-        return {"in_features": weight.shape[1], "out_features": weight.shape[0]}
-    if isinstance(module, nn.modules.batchnorm._NormBase):
-        return {"num_features": weight.shape[0]}
-    return {"num_channels": weight.shape[0]} if isinstance(module, nn.GroupNorm) else {}
+        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        module.groups = groups or module.groups
+        module.in_channels, module.out_channels = weight.shape[1] * module.groups, weight.shape[0]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = weight.shape[0]
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(weight.shape)
