@@ -5,33 +5,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from niwaki.pruning.carving import carve
-from niwaki.spaces import (
-    Block,
-    Candidate,
-    Cost,
-    Group,
-    InputError,
-    Space,
-    SpaceOptions,
-    Sparsity,
-    count,
-    derive,
-    explain,
-)
-
 if TYPE_CHECKING:
+    from niwaki.pruning.carving import carve
     from niwaki.search.budget import Budget
     from niwaki.search.compress import compress, load
     from niwaki.search.result import Member, Result
+    from niwaki.spaces import Block, Candidate, Cost, Group, InputError, Space, SpaceOptions, Sparsity
+    from niwaki.spaces import count, derive, explain
 
-_LAZY = {  # Optuna and ONNX are imported by those who search, not by those who carve
-    "Budget": "niwaki.search.budget",
-    "Member": "niwaki.search.result",
-    "Result": "niwaki.search.result",
-    "compress": "niwaki.search.compress",
-    "load": "niwaki.search.compress",
-}
+_HOMES = {  # imported at first use: `niwaki --help` needs no torch, carving needs no Optuna
+    "niwaki.pruning.carving": ("carve",),
+    "niwaki.search.budget": ("Budget",),
+    "niwaki.search.compress": ("compress", "load"),
+    "niwaki.search.result": ("Member", "Result"),
+    "niwaki.spaces": (
+        "Block", "Candidate", "Cost", "Group", "InputError", "Space", "SpaceOptions", "Sparsity",
+        "count", "derive", "explain",
+    ),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Block",
@@ -55,6 +47,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOME:
         raise AttributeError(f"module 'niwaki' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -90,12 +90,15 @@ def _in_place(node: fx.Node) -> bool:
 
 
 def _name(nodes: set[fx.Node], add: fx.Node) -> str:
-    """Longest common module path of the branch."""
+    """The module that adds, where the branch lies within it; else the longest common module path of the branch."""
     paths = [module_path(n).split(".") for n in nodes]
     common = paths[0]
     for path in paths[1:]:
         k = next((i for i, (x, y) in enumerate(zip(common, path, strict=False)) if x != y), min(len(common), len(path)))
         common = common[:k]
+    adder = module_path(add).split(".")
+    if adder != [""] and common[: len(adder)] == adder:
+        common = adder
     return ".".join(common) or f"branch_into_{add.name}"
 
 
@@ -113,7 +116,7 @@ def group_stages(cones: list[Cone], children: dict[str, set[str]]) -> tuple[tupl
     """Blocks in stages (each starts where the one before ends), and the least number of blocks each stage keeps.
 
     ``children``: module path -> names of its children that hold layers. A stage may lose all of its removable
-    blocks only where something else is left of it.
+    blocks only where something else is left of it; containers of a single child are looked through.
     """
     runs: list[list[Cone]] = []
     for cone in cones:
@@ -121,12 +124,12 @@ def group_stages(cones: list[Cone], children: dict[str, set[str]]) -> tuple[tupl
             runs[-1].append(cone)
         else:
             runs.append([cone])
-    parents = [_parent(run[0].name) for run in runs]
+    parents = [_parent(_outermost(run[0].name, children)) for run in runs]
     blocks: list[Block] = []
     least: dict[str, int] = {}
     for run, parent in zip(runs, parents, strict=True):
         stage = parent if parent and parents.count(parent) == 1 else run[0].name
-        members = {c.name.split("#")[0].rsplit(".", 1)[-1] for c in run}
+        members = {_outermost(c.name, children).rsplit(".", 1)[-1] for c in run}
         least[stage] = 0 if children.get(parent, set()) - members else 1
         blocks.extend(Block(c.name, stage, i) for i, c in enumerate(run))
     return tuple(blocks), least
@@ -134,6 +137,14 @@ def group_stages(cones: list[Cone], children: dict[str, set[str]]) -> tuple[tupl
 
 def _parent(name: str) -> str:
     return name.rsplit(".", 1)[0] if "." in name else ""
+
+
+def _outermost(name: str, children: dict[str, set[str]]) -> str:
+    """The block's path without containers that hold nothing else."""
+    path = name.split("#")[0]
+    while "." in path and len(children.get(_parent(path), set())) == 1:
+        path = _parent(path)
+    return path
 
 
 def _continues(previous: Cone, cone: Cone) -> bool:

@@ -158,3 +158,17 @@ def test_mode_and_statistics_of_the_teacher_stay() -> None:
     assert model.training
     assert not model.layer1[0].training  # type: ignore[index,union-attr]
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_depth_of_known_networks() -> None:
+    """Identity blocks by the architectures' own tables: MobileNetV2 repeats 2,3,4,3,3 times (n - 1 identities each)."""
+    import torchvision
+
+    with torch.device("meta"):
+        mobile, resnet = torchvision.models.mobilenet_v2(), torchvision.models.resnet50()
+    space = derive(mobile, torch.zeros(2, 3, 64, 64, device="meta"))
+    assert [len(b) for b in space.stages.values()] == [1, 2, 3, 2, 2]
+    assert set(space.least.values()) == {0}
+    assert space.blocks[0].name == "features.3"
+    space = derive(resnet, torch.zeros(2, 3, 64, 64, device="meta"))
+    assert {s: len(b) for s, b in space.stages.items()} == {"layer1": 2, "layer2": 3, "layer3": 5, "layer4": 2}

@@ -1,0 +1,98 @@
+"""What workers need, written into the run folder: the teacher (trained if need be), its answers, scores, numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from niwaki.distill import FitProgress, FitRun, Recipe, accuracy, answers, fit, resolve
+from niwaki.distill.augment import derived_seed
+from niwaki.distill.splits import chunks
+from niwaki.pruning import score_groups
+from niwaki.search.checks import criterion
+from niwaki.search.context import IN_HAND, RunFolder, device_of, recipe_of
+from niwaki.search.events import Listener, PhaseProgress
+from niwaki.search.files import write_json_atomic, write_tensors_atomic
+from niwaki.search.shared import share_data
+from niwaki.search.subject import Subject, phase
+from niwaki.search.threads import torch_threads
+from niwaki.spaces.latency import LatencyModel
+
+
+def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
+    """Train the teacher if need be, and write all that workers read. What is there already is kept."""
+    config, device = subject.config, device_of(subject.config.run.device)
+    write_json_atomic(folder.space, subject.space.to_json())
+    if isinstance(subject.costing.latency, LatencyModel) and not folder.latency.is_file():
+        write_json_atomic(folder.latency, subject.costing.latency.to_json())
+    with phase("teacher", listener) as detail, torch_threads(subject.threads):
+        subject.teacher.to(device)
+        if not folder.teacher.is_file():
+            if config.teacher.weights is None and config.teacher.name != IN_HAND:
+                _teach(subject, listener)
+            write_tensors_atomic(folder.teacher, subject.teacher.state_dict())
+        validation = accuracy(subject.teacher, subject.data, "validation")
+        detail.append(f"{validation:.2%} on validation")
+    _write_facts(subject, folder, validation)
+    with phase("answers", listener) as detail, torch_threads(subject.threads):
+        share_data(subject.data, folder.shared)
+        detail.append(_write_answers(subject, folder, listener))
+        if not folder.scores.is_file():
+            scores = score_groups(subject.teacher, subject.space, criterion(config), _batches(subject, device))
+            write_tensors_atomic(folder.scores, scores)
+    subject.teacher.cpu()
+
+
+def _teach(subject: Subject, listener: Listener) -> None:
+    """Train the teacher itself: labels only, on the run's augmentation."""
+    config = subject.config
+    plan = config.teacher.train.model_dump()
+    plan["augment"] = plan["augment"] or config.train.augment
+    recipe = Recipe(loss="cross_entropy", precision=config.train.precision, layout=config.train.layout, **plan)
+
+    def report(at: FitProgress) -> None:
+        listener(PhaseProgress("teacher", at.images, at.total))
+
+    fit(subject.teacher, subject.data, recipe, FitRun(seed=derived_seed(config.run.seed, "teach"), report=report))
+
+
+def _write_facts(subject: Subject, folder: RunFolder, validation: float) -> None:
+    if folder.facts.is_file():
+        return
+    with torch_threads(subject.config.run.cpus_per_trial):  # what pays depends on the threads a trial will have
+        recipe = resolve(recipe_of(subject.config), subject.teacher, subject.data)
+    write_json_atomic(folder.facts, {
+        "space": subject.space.digest, "precision": recipe.precision, "layout": recipe.layout,
+        "data": subject.data.name, "classes": subject.data.classes, "shape": list(subject.data.shape),
+        "mean": list(subject.data.mean), "std": list(subject.data.std),
+        "teacher": {"name": subject.config.teacher.name, "cost": subject.cost.to_json(), "accuracy": validation},
+        "limits": dict(subject.limits.values),
+        "target": None if subject.costing.latency is None else subject.config.latency.target,
+    })
+
+
+def _write_answers(subject: Subject, folder: RunFolder, listener: Listener) -> str:
+    recipe = recipe_of(subject.config)
+    if not recipe.build_loss().needs_teacher:
+        return "the loss needs no teacher"
+    folder.shared.mkdir(exist_ok=True)
+    if not folder.answers.is_file():
+        found = answers(
+            subject.teacher, subject.data, recipe.views, derived_seed(subject.config.run.seed, "views"), recipe.augment,
+            lambda done, total: listener(PhaseProgress("answers", done, total)),
+        )
+        draft = folder.answers.with_suffix(".tmp")
+        found.save(draft)
+        draft.replace(folder.answers)
+    return f"{recipe.views} views of {len(subject.data.train)} images"
+
+
+def _batches(subject: Subject, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training images for the criterion, drawn by the run's seed, not augmented."""
+    train, seed = subject.data.train, derived_seed(subject.config.run.seed, "criterion")
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: subject.config.criterion.images]
+    for chunk in chunks(rows, 128):
+        images, labels = train.batch(chunk)
+        yield subject.data.normalise(images.to(device)), labels.to(device)

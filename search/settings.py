@@ -1,0 +1,204 @@
+"""The sections of a run's configuration: one frozen pydantic model each, unknown keys forbidden."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Images = Annotated[int, Field(ge=2)]
+BudgetText = Annotated[str | None, BeforeValidator(lambda v: f"{v}" if isinstance(v, int | float) else v)]
+Token = Annotated[str, BeforeValidator(lambda v: f"{v}" if isinstance(v, int | float) else v)]
+
+
+class Section(BaseModel):
+    """Base of every section: values are checked once and never change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataConfig(Section):
+    """Which data, and how they are split. ``source``: a file name in ``distill/sources``; ``options``: its fields.
+
+    ``path`` is short for ``options.path``; relative paths start at the current directory.
+    """
+
+    source: str = "digits"
+    path: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    seed: int = 0
+    limit: Annotated[int, Field(ge=2)] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class TrainConfig(Section):
+    """One recipe for all trainings; ``rungs`` and ``final_images`` say for how many training images.
+
+    ``rungs`` are cumulative: a candidate promoted from rung 0 to rung 1 trains ``rungs[1] - rungs[0]`` more.
+    ``final_images`` too is counted over the whole life of a model, whatever its rungs have seen included.
+    """
+
+    rungs: Annotated[tuple[Images, ...], Field(min_length=1)] = (2_000, 6_000)
+    final_images: Images = 20_000
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.02
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decay: Literal["all", "weights"] = "all"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    layout: Literal["auto", "contiguous", "channels_last"] = "auto"
+    augment: str = "none"
+    loss: str = "hinton"
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    views: Count = 1
+    """Augmented copies of the training set for which the teacher's answers are computed."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> TrainConfig:
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs must ascend, got {list(self.rungs)}")
+        if self.final_images < self.rungs[-1] + 2:
+            raise ValueError(f"final_images ({self.final_images}) counts the rungs too: more than {self.rungs[-1]}")
+        return self
+
+
+class TeacherTraining(Section):
+    """How the run trains the teacher itself when it is given without weights: labels only, the run's augmentation."""
+
+    images: Images = 40_000
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    augment: str | None = None
+    """The augmentation's name; None takes ``train.augment``."""
+
+
+class TeacherConfig(Section):
+    """The trained model: ``name`` as in ``niwaki.distill.build``, ``options`` for its builder.
+
+    ``weights``: safetensors, or a torch file that loads with ``weights_only``; None: the run trains it.
+    """
+
+    name: str = "small_cnn"
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+    train: TeacherTraining = Field(default_factory=TeacherTraining)
+
+
+class SpaceConfig(Section):
+    """What may be searched: widths (``ratios`` of the full width), ``depth``, and ``sparsity`` patterns per layer."""
+
+    ratios: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    step: Count = 1
+    least: Annotated[int, Field(ge=2)] = 4
+    keep: tuple[str, ...] = ()
+    depth: bool = True
+    sparsity: tuple[Token, ...] = ()
+
+
+class BudgetConfig(Section):
+    """Limits that hold together: ``3ms``, ``2MB``, ``500M``, or relative to the teacher: ``50%``."""
+
+    latency: BudgetText = None
+    macs: BudgetText = None
+    params: BudgetText = None
+    size: BudgetText = None
+
+    @model_validator(mode="after")
+    def _some(self) -> BudgetConfig:
+        if not any((self.latency, self.macs, self.params, self.size)):
+            raise ValueError("at least one of latency, macs, params, size must be set, e.g. 'macs: 50%'")
+        return self
+
+
+class SearchConfig(Section):
+    """How candidates are proposed, promoted and chosen.
+
+    Attributes:
+        trials: candidates trained at the first rung.
+        levels: fractions of the budget that candidates are fitted to, in turn, so that one run spreads over a front.
+        keep: share of a rung's candidates that is promoted to the next one.
+        members: models trained to the end, at least one for each level.
+        finish: ``continue`` trains finalists on from their last rung; ``fresh`` trains them anew from the carved
+            teacher with one schedule, so that repeats share nothing.
+        repeats: trainings of each of them, under different seeds.
+        baselines: joined to the run on request: ``uniform`` widths, and ``random`` candidates at the budget.
+    """
+
+    proposer: str = "nsga2"
+    options: dict[str, Any] = Field(default_factory=dict)
+    trials: Count = 32
+    levels: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (1.0, 0.8, 0.6)
+    keep: Fraction = 0.34
+    members: Count = 4
+    finish: Literal["continue", "fresh"] = "continue"
+    repeats: Count = 1
+    baselines: tuple[Literal["uniform", "random"], ...] = ()
+
+
+class CriterionConfig(Section):
+    """Which units stay: a name from ``pruning/criteria``, its options, and the training images it may look at."""
+
+    name: str = "l1"
+    options: dict[str, Any] = Field(default_factory=dict)
+    images: Count = 1_024
+
+
+class LatencyConfig(Section):
+    """Where latency is measured. Without a latency budget it is measured only when ``target`` is set."""
+
+    target: str | None = None
+    samples: Annotated[int, Field(ge=4)] = 32
+    """Candidates timed to fit the latency model."""
+    seconds: Annotated[float, Field(gt=0)] = 0.25
+    """Time spent on each of them, and on each finalist that is measured again."""
+    rounds: Count = 8
+
+
+class RunConfig(Section):
+    """Where and on what the run happens. ``workers`` None: as many as the machine's CPUs or GPUs allow."""
+
+    name: str = "run"
+    folder: str | None = None
+    """None: ``runs/<name>``."""
+    runner: str = "tune"
+    workers: Count | None = None
+    cpus_per_trial: Count = 1
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None = None
+    """None: one where the machine has any. Fractions share one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    retries: Annotated[int, Field(ge=0)] = 1
+    """How often a trial is tried again after its worker process died."""
+    seed: int = 0
+
+
+class ExportConfig(Section):
+    """Formats (names from ``search/export``) written for the best ``members`` of the front."""
+
+    formats: tuple[str, ...] = ("onnx", "torch_export", "safetensors")
+    members: Annotated[int, Field(ge=0)] = 3
+
+
+class Config(Section):
+    """Everything a run needs to know; ``config.yaml`` in a run folder is this, with nothing left out."""
+
+    teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    space: SpaceConfig = Field(default_factory=SpaceConfig)
+    budget: BudgetConfig
+    search: SearchConfig = Field(default_factory=SearchConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    criterion: CriterionConfig = Field(default_factory=CriterionConfig)
+    latency: LatencyConfig = Field(default_factory=LatencyConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)

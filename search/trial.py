@@ -1,0 +1,142 @@
+"""One job: select, carve, mask, train with distillation, judge, recount. A function of job and run folder alone."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from niwaki.distill import FitProgress, FitRun, accuracy, fit, recalibrate
+from niwaki.pruning import Masks, select
+from niwaki.search.context import Context, InHand, open_context
+from niwaki.search.files import read_json, read_tensors, write_tensors_atomic
+from niwaki.search.outcome import Job, Outcome
+from niwaki.spaces import Cost, Kept, carve, count
+
+STUDENT, KEPT, LOG = "student.safetensors", "kept.safetensors", "log.txt"
+_TRACEBACK_LINES = 6
+
+
+@dataclass(frozen=True, eq=False)
+class TrialWork:
+    """Makes, in each worker process, the function that does its jobs (see ``niwaki.search.runners.MakeWork``).
+
+    Attributes:
+        folder: of the run.
+        in_hand: the model and data of the caller, where the configuration does not name them.
+    """
+
+    folder: Path
+    in_hand: InHand | None = None
+
+    def __call__(self) -> Callable[[Job], Outcome]:
+        context = open_context(self.folder, self.in_hand)
+        return lambda job: run_trial(job, context)
+
+
+def run_trial(job: Job, context: Context) -> Outcome:
+    """Do ``job`` and write its folder; a job that is done already is only read.
+
+    Never raises for what happens inside a trial: an exception becomes a failed outcome with the last lines of its
+    traceback, and the whole of it in ``log.txt``. ``outcome.json`` is written last: with it, the trial counts.
+    """
+    store = context.folder.store
+    done = store.trial(job.key) / "outcome.json"
+    if done.is_file():  # a worker that died after its job, or a driver that died before it could record it
+        outcome = Outcome.from_json(read_json(done))
+        if outcome.complete:
+            return outcome
+    started = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(context.threads)
+    with _Log(store.save_job(job) / LOG) as log:
+        try:
+            outcome = _train(job, context, log)
+        except Exception as error:
+            text = traceback.format_exc()
+            log.write(text)
+            short = "\n".join(text.strip().splitlines()[-_TRACEBACK_LINES:])
+            outcome = Outcome(job, context.costing.cost(job.candidate), {}, "failed", short or repr(error))
+        finally:
+            torch.set_num_threads(threads)
+        outcome = replace(outcome, seconds=time.perf_counter() - started)
+        log.write(f"{outcome.status} after {outcome.seconds:.1f} s: {dict(outcome.metrics)}")
+    store.save_outcome(outcome)
+    return outcome
+
+
+def _train(job: Job, context: Context, log: _Log) -> Outcome:
+    folder = context.folder.store.trial(job.key)
+    log.write(f"job {job.key}: {job.images} images, seed {job.seed}, {torch.get_num_threads()} threads")
+    student, kept, seen = _student(job, context)
+    masks = Masks.create(student, job.candidate.sparsity)
+    masks.apply()
+    run = FitRun(
+        answers=context.answers, seed=job.seed, first_image=seen,
+        after_step=masks.apply if job.candidate.sparsity else None, report=log.progress,
+    )
+    result = fit(student, context.data, context.recipe.scaled(job.images), run)
+    masks.apply()  # a moving average of the weights ends the training, and may not be sparse
+    recalibrate(student, context.data, seed=job.seed, numerics=context.recipe.numerics)
+    metrics = {
+        "accuracy": accuracy(student, context.data, "validation"), "loss": result.loss, "train_seconds": result.seconds,
+    }
+    cost = _recounted(student.cpu(), job, context)
+    write_tensors_atomic(folder / KEPT, kept)
+    write_tensors_atomic(folder / STUDENT, student.state_dict())
+    return Outcome(job, cost, metrics, images=seen + result.images)
+
+
+def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
+    """The model to train, the units it keeps, and how many images its weights have seen: a parent's, or none."""
+    space, teacher = context.space, context.teacher
+    if job.parent is None:
+        kept = select(space, job.candidate, context.scores)
+        return carve(teacher, space, job.candidate, kept), kept, 0
+    folder = context.folder.store.trial(job.parent)
+    parent = Outcome.from_json(read_json(folder / "outcome.json"))
+    if parent.job.candidate != job.candidate:
+        raise ValueError(f"job {job.key} continues {job.parent}, which is another candidate")
+    kept = read_tensors(folder / KEPT)
+    student = carve(teacher, space, job.candidate, kept)
+    student.load_state_dict(read_tensors(folder / STUDENT))
+    return student, kept, parent.images
+
+
+def _recounted(student: nn.Module, job: Job, context: Context) -> Cost:
+    """The cost of the trained model as it is; ValueError where it is not what the search was promised."""
+    promised = context.costing.cost(job.candidate)
+    counted = count(student, context.example, job.candidate.sparsity)
+    wrong = [f"{k} {getattr(counted, k)}, expected {getattr(promised, k)}"
+             for k in ("macs", "params", "bytes") if getattr(counted, k) != getattr(promised, k)]
+    if wrong:
+        raise ValueError(f"the trained model does not cost what its candidate does: {'; '.join(wrong)}")
+    return promised
+
+
+class _Log:
+    """``log.txt`` of a trial: whole lines, on disk as soon as they are written; a dead worker leaves a trace."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._next = 0.0
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def write(self, text: str) -> None:
+        self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def progress(self, at: FitProgress) -> None:
+        """A line about every ten percent."""
+        if at.images >= self._next * at.total or at.images == at.total:
+            self._next = at.images / at.total + 0.1
+            self.write(f"{at.images}/{at.total} images, loss {at.loss:.4f}, lr {at.lr:.2g}, {at.seconds:.1f} s")

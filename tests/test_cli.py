@@ -1,0 +1,216 @@
+"""The command line on a real, very small run: what is printed where, exit codes, and messages."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+from niwaki import cli
+
+QUICK = [
+    "--runner", "local", "--trials", "2", "--set", "train.rungs=[200]", "--set", "train.final_images=400",
+    "--set", "teacher.train.images=1500", "--set", "search.members=1", "--set", "search.levels=[1.0]",
+    "--set", "export.formats=[safetensors]", "--set", "latency.target=null", "--set", "budget.latency=null",
+    "--set", "space.sparsity=[]", "--set", "train.views=1", "--macs", "50%",
+]
+
+
+def call(*arguments):
+    """Exit code, stdout and stderr of one command."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exit_:
+        cli.main([str(a) for a in arguments])
+    return exit_.value.code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, with what its command printed."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    code, out, err = call("search", "quickstart", "--to", folder, *QUICK, "--json")
+    assert code == 0, err
+    return folder, out, err
+
+
+def test_search_prints_json_alone_on_stdout(run):
+    folder, out, err = run
+    result = json.loads(out)
+    assert result["folder"] == str(folder)
+    assert result["members"]
+    assert all(m["cost"]["macs"] <= 0.5 * result["teacher"]["cost"]["macs"] for m in result["members"])
+    assert "starting quickstart" in err
+    assert "2/2" in err
+    assert "on the front" in err
+
+
+def test_front_shows_the_same_members_as_table_json_and_csv(run):
+    folder, out, _ = run
+    members = json.loads(out)["members"]
+    code, shown, _ = call("front", folder)
+    assert code == 0
+    rows = [line.split() for line in shown.splitlines()]
+    assert [row[0] for row in rows] == ["model", *(m["name"] for m in members), "teacher"]
+    assert rows[1][1] == f"{100 * members[0]['metrics']['accuracy']:.1f}%"
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert json.loads(call("front", folder, "--json")[1])["members"] == members
+    table = list(csv.DictReader(io.StringIO(call("front", folder, "--csv")[1])))
+    assert [(row["name"], int(row["macs"])) for row in table] == [(m["name"], m["cost"]["macs"]) for m in members]
+
+
+def test_export_writes_a_verified_model(run, tmp_path):
+    folder = run[0]
+    options = ["--macs", "50%", "--format", "safetensors", "--json"]
+    code, out, err = call("export", folder, *options, "--to", tmp_path / "a")
+    assert code == 0, err
+    assert json.loads(out) == json.loads((tmp_path / "a" / "card.json").read_text())
+    assert (tmp_path / "a" / "model.safetensors").is_file()
+    before = {p: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    code, out, err = call("export", folder, "--to", tmp_path / "a")
+    assert (code, out) == (2, "")
+    assert "exists already" in err
+    assert {p: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
+
+
+def test_export_of_a_budget_nobody_meets_names_the_nearest(run, tmp_path):
+    code, out, err = call("export", run[0], "--size", "10B", "--to", tmp_path / "b")
+    assert (code, out) == (2, "")
+    assert "the nearest, m1, has size" in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_report_is_written_where_asked(run, tmp_path):
+    code, out, _ = call("report", run[0], "--to", tmp_path / "r.html")
+    assert (code, out.strip()) == (0, str(tmp_path / "r.html"))
+    assert "quickstart" in (tmp_path / "r.html").read_text()
+
+
+def test_resume_of_a_finished_run_ends_with_the_same_front(run):
+    code, out, err = call("resume", run[0], "--json")
+    assert code == 0
+    assert json.loads(out)["members"] == json.loads(run[1])["members"]
+    assert "continuing quickstart" in err
+
+
+def test_a_run_folder_that_exists_is_not_touched(run):
+    before = {p: p.stat().st_mtime_ns for p in run[0].rglob("*")}
+    code, out, err = call("search", "quickstart", "--to", run[0], *QUICK)
+    assert (code, out) == (2, "")
+    assert "niwaki resume" in err
+    assert {p: p.stat().st_mtime_ns for p in run[0].rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "quickstar"], "did you mean 'quickstart'"),
+        (["search", "quickstart", "--set", "train.learning=1"], "unknown key"),
+        (["search", "quickstart", "--runner", "tun"], "did you mean 'tune'"),
+        (["search", "quickstart", "--latency", "3 parsecs"], "latency"),
+        (["front", "no/such/run"], "no/such/run"),
+        (["space", "resnet19"], "did you mean 'resnet18'"),
+        (["latency", "small_cnn", "--target", "torhc"], "did you mean 'torch'"),
+    ],
+)
+def test_wrong_input_is_exit_2_with_one_clear_message(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("niwaki: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serch"], "search"), (["search", "quickstart", "--trails", "3"], "--trials"),
+        (["space", "small_cnn", "--input", "1,x"], "1,3,224,224"),
+        (["search", "quickstart", "--trials", "0"], "greater than or equal to 1"),
+        (["front", "x", "--json", "--csv"], "exclude each other"),
+    ],
+)
+def test_mistyped_commands_suggest_what_was_meant(arguments, message):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_interrupting_says_how_to_go_on(monkeypatch, tmp_path):
+    from niwaki.search import controller, events
+
+    def stopped(config, listener):
+        listener(events.RunStarted(tmp_path / "run", "quickstart", resumed=False, kept=0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(controller, "search", stopped)
+    code, out, err = call("search", "quickstart", "--to", tmp_path / "run")
+    assert (code, out) == (130, "")
+    assert "before anything was written" in err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    code, out, err = call("search", "quickstart", "--to", tmp_path / "run")
+    assert (code, out) == (130, "")
+    assert f"niwaki resume {tmp_path / 'run'}" in err
+
+
+def test_a_failed_run_is_exit_1(monkeypatch, tmp_path):
+    from niwaki.search import controller
+    from niwaki.search.phases import RunError
+
+    def failing(config, listener):
+        print("a library's chatter")
+        raise RunError("all trials failed")
+
+    monkeypatch.setattr(controller, "search", failing)
+    code, out, err = call("search", "quickstart", "--to", tmp_path / "run")
+    assert (code, out) == (1, "")
+    assert "niwaki: all trials failed" in err
+    assert "chatter" in err
+
+
+def test_space_prints_a_table_or_json():
+    code, out, _ = call("space", "small_cnn", "--classes", "10", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {g["units"] for g in found["groups"]} == {16, 32, 64}
+    assert any("feeds the output" in f["reason"] for f in found["fixed"])
+    code, out, _ = call("space", "small_cnn", "--classes", "10")
+    assert code == 0
+    for group in found["groups"]:
+        assert group["name"] in out
+    assert "feeds the output" in out
+
+
+def test_latency_calibrates_and_checks(tmp_path):
+    to = tmp_path / "latency.json"
+    arguments = ["small_cnn", "--classes", "10", "--samples", "6", "--check", "2", "--to", to, "--json"]
+    code, out, err = call("latency", *arguments)
+    assert code == 0, err
+    found = json.loads(out)
+    assert len(found["checked"]) == 2
+    assert all(row["predicted_ms"] > 0 and row["measured_ms"] > 0 for row in found["checked"])
+    assert json.loads(to.read_text()) == found["latency_model"]
+    assert len(found["latency_model"]["samples"]) == 6
+
+
+def test_help_neither_needs_torch_nor_ray():
+    code = (
+        "import sys\nfrom niwaki import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "loaded = {'torch', 'ray', 'onnx', 'plotly'} & set(sys.modules)\nassert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("search", "resume", "front", "export", "report", "space", "latency"):
+        assert command in done.stdout
+
+
+def test_version():
+    code, out, _ = call("--version")
+    assert code == 0
+    assert out.startswith("niwaki ")
