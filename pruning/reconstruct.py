@@ -86,11 +86,11 @@ class _Enough(Exception):
     """The layer that was waited for has been reached: the rest of the forward pass is not needed."""
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls ``seen(weight storage, arguments, output)`` after every convolution, whatever module or source runs it."""
 
     def __init__(self, seen: Callable[[int, tuple[Any, ...], Tensor], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

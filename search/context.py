@@ -99,6 +99,7 @@ class Context:
         answers: of the teacher; None where the loss needs none.
         scores: group -> (units,), larger = keep.
         threads: torch threads of a job.
+        refit: training images for the least-squares refit of carved students; 0: none.
     """
 
     folder: RunFolder
@@ -111,6 +112,7 @@ class Context:
     answers: Answers | None
     scores: Mapping[str, Tensor]
     threads: int
+    refit: int = 0
 
 
 def open_context(path: Path, in_hand: InHand | None = None) -> Context:
@@ -129,7 +131,7 @@ def open_context(path: Path, in_hand: InHand | None = None) -> Context:
     return Context(
         folder, teacher, space, example, data, Costing(space, read_latency(folder, space)), recipe,
         Answers.load(folder.answers) if recipe.build_loss().needs_teacher else None,
-        read_tensors(folder.scores), config.run.cpus_per_trial,
+        read_tensors(folder.scores), config.run.cpus_per_trial, config.criterion.refit,
     )
 
 
@@ -167,7 +169,12 @@ def read_latency(folder: RunFolder, space: Space) -> LatencyModel | None:
 
 
 def space_options(config: Config) -> SpaceOptions:
-    return SpaceOptions(**config.space.model_dump())
+    try:
+        return SpaceOptions(**config.space.model_dump())
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"space: {error}") from error
 
 
 def recipe_of(config: Config) -> Recipe:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 
 from torch import nn
 
+from niwaki.search.budget import value_of
 from niwaki.search.context import RunFolder
 from niwaki.search.events import Listener
 from niwaki.search.files import read_json, write_json_atomic
 from niwaki.search.latency import TEACHER, remeasure
 from niwaki.search.outcome import Outcome
+from niwaki.search.pareto import ranks
 from niwaki.search.subject import Subject, phase
 from niwaki.spaces import Candidate, Cost, carve
 from niwaki.spaces.latency import LatencyModel
@@ -43,11 +44,12 @@ class Finalist:
         return cost if self.measured_ms is None else replace(cost, latency_ms=self.measured_ms)
 
 
-def ranking(outcomes: Sequence[Outcome], levels: Sequence[float]) -> list[Outcome]:
-    """The best of each level, then the second best of each, and so on: one outcome a candidate, at its highest rung.
+def ranking(outcomes: Sequence[Outcome], levels: Sequence[float], costs: Sequence[str]) -> list[Outcome]:
+    """Who is trained to the end, in order: the best of each level, then what no other candidate dominates, then the rest.
 
-    Within a level what was promoted further comes first, then what is more accurate: levels are what keeps small models
-    in, so that no cost needs to be weighed against accuracy here.
+    One outcome a candidate, at its highest rung. Within a level what was promoted further comes first, then what is
+    more accurate: levels are what keeps small models in. After them it is the front of accuracy and ``costs`` (the
+    budgeted ones) that counts, or several nearly equal models would be trained and one of them stay.
     """
     highest: dict[str, Outcome] = {}
     for outcome in outcomes:
@@ -56,11 +58,14 @@ def ranking(outcomes: Sequence[Outcome], levels: Sequence[float]) -> list[Outcom
         key = outcome.job.candidate.key
         if key not in highest or highest[key].job.rung < outcome.job.rung:
             highest[key] = outcome
-    columns = []
-    for level in sorted(levels, reverse=True):
-        mine = [o for o in highest.values() if o.job.level == level]
-        columns.append(sorted(mine, key=lambda o: (-o.job.rung, -o.accuracy, o.key)))
-    return [outcome for row in zip_longest(*columns) for outcome in row if outcome is not None]
+    found = sorted(highest.values(), key=lambda o: (-o.job.rung, -o.accuracy, o.key))
+    if not found:
+        return []
+    first = [next((o for o in found if o.job.level == level), None) for level in sorted(levels, reverse=True)]
+    chosen = [o for o in first if o is not None]
+    points = [[-o.accuracy, *(value_of(o.cost, name) for name in costs)] for o in found]
+    by_rank = sorted(zip(ranks(points).tolist(), range(len(found)), strict=True))
+    return chosen + [found[i] for _, i in by_rank if found[i] not in chosen]
 
 
 def measurer(subject: Subject, folder: RunFolder, listener: Listener) -> Callable[[Sequence[Candidate]], Measured]:

@@ -103,10 +103,10 @@ class Phases:
         return ProposerSetup(subject.space, subject.costing, subject.aims, subject.config.search.levels, seed, start)
 
     def _choose(self, schedule: Schedule) -> list[Finalist]:
-        """The best candidates of each level in turn, until ``search.members`` of them keep the budget as measured."""
+        """Candidates in the order of :func:`ranking`, until ``search.members`` of them keep the budget as measured."""
         config, chosen = self.subject.config, list[Finalist]()
         wanted = max(config.search.members, len(config.search.levels))
-        queue = ranking(schedule.of("search"), config.search.levels)
+        queue = ranking(schedule.of("search"), config.search.levels, tuple(self.subject.limits.values))
         while len(chosen) < wanted and queue:
             batch, queue = queue[: wanted - len(chosen)], queue[wanted - len(chosen) :]
             measured = self.measure([o.job.candidate for o in batch])

@@ -152,6 +152,8 @@ class CriterionConfig(Section):
     name: str = "l1"
     options: dict[str, Any] = Field(default_factory=dict)
     images: Count = 1_024
+    refit: Annotated[int, Field(ge=0)] = 0
+    """Training images on which a carved student's convolutions are refit to the teacher's before it is trained."""
 
 
 class LatencyConfig(Section):

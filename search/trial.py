@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from niwaki.distill import FitProgress, FitRun, accuracy, fit, recalibrate
-from niwaki.pruning import Masks, select
+from niwaki.pruning import Chosen, Masks, reconstruct, select
 from niwaki.search.context import Context, InHand, open_context
 from niwaki.search.files import read_json, read_tensors, write_tensors_atomic
 from niwaki.search.outcome import Job, Outcome
@@ -20,6 +20,7 @@ from niwaki.spaces import Cost, Kept, carve, count
 
 STUDENT, KEPT, LOG = "student.safetensors", "kept.safetensors", "log.txt"
 _TRACEBACK_LINES = 6
+_REFIT_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +83,11 @@ def _train(job: Job, context: Context, log: _Log) -> Outcome:
     )
     result = fit(student, context.data, context.recipe.scaled(job.images), run)
     masks.apply()  # a moving average of the weights ends the training, and may not be sparse
-    recalibrate(student, context.data, seed=job.seed, numerics=context.recipe.numerics)
+    numerics = context.recipe.numerics  # float32 would take as long as a short training; the test split gets it
+    recalibrate(student, context.data, seed=job.seed, numerics=numerics)
     metrics = {
-        "accuracy": accuracy(student, context.data, "validation"), "loss": result.loss, "train_seconds": result.seconds,
+        "accuracy": accuracy(student, context.data, "validation", numerics=numerics), "loss": result.loss,
+        "train_seconds": result.seconds,
     }
     cost = _recounted(student.cpu(), job, context)
     write_tensors_atomic(folder / KEPT, kept)
@@ -97,7 +100,10 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     space, teacher = context.space, context.teacher
     if job.parent is None:
         kept = select(space, job.candidate, context.scores)
-        return carve(teacher, space, job.candidate, kept), kept, 0
+        student = carve(teacher, space, job.candidate, kept)
+        if context.refit:
+            reconstruct(student, teacher, Chosen(space, job.candidate, kept), _refit_images(context))
+        return student, kept, 0
     folder = context.folder.store.trial(job.parent)
     parent = Outcome.from_json(read_json(folder / "outcome.json"))
     if parent.job.candidate != job.candidate:
@@ -106,6 +112,14 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     student = carve(teacher, space, job.candidate, kept)
     student.load_state_dict(read_tensors(folder / STUDENT))
     return student, kept, parent.images
+
+
+def _refit_images(context: Context) -> list[Tensor]:
+    """The same un-augmented training images for every student."""
+    train = context.data.train
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: context.refit]
+    device = next(context.teacher.parameters()).device
+    return [context.data.normalise(train.batch(part)[0]).to(device) for part in torch.split(rows, _REFIT_BATCH)]
 
 
 def _recounted(student: nn.Module, job: Job, context: Context) -> Cost:
