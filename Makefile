@@ -19,7 +19,7 @@ test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) -m slow
 
 lint: install
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/mypy
 
 bench: install  ## every claim of the README: a table and a JSON file each, under runs/bench
 	$(BIN)/pip install -q -e ".[bench]"

@@ -52,7 +52,8 @@ def main() -> None:
         rows.append(peer_row(result, context, level, options.peer_seeds))
     rows.sort(key=lambda r: (-round(r["MACs %"] / 10), r["method"]))
     note = (
-        f"teacher {100 * result.content['teacher']['test_accuracy']:.2f} %, {result.teacher_cost.macs / 1e6:.2f} M MACs; "
+        f"teacher {100 * result.content['teacher']['test_accuracy']:.2f} %, "
+        f"{result.teacher_cost.macs / 1e6:.2f} M MACs; "
         f"at most {result.config.train.final_images:,} training images per final model"
     )
     report("cifar10", "CIFAR-10, ResNet-20 (option A), test accuracy in %", rows, note)

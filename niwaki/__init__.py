@@ -10,8 +10,19 @@ if TYPE_CHECKING:
     from niwaki.search.budget import Budget
     from niwaki.search.compress import compress, load
     from niwaki.search.result import Member, Result
-    from niwaki.spaces import Block, Candidate, Cost, Group, InputError, Space, SpaceOptions, Sparsity
-    from niwaki.spaces import count, derive, explain
+    from niwaki.spaces import (
+        Block,
+        Candidate,
+        Cost,
+        Group,
+        InputError,
+        Space,
+        SpaceOptions,
+        Sparsity,
+        count,
+        derive,
+        explain,
+    )
 
 _HOMES = {  # imported at first use: `niwaki --help` needs no torch, carving needs no Optuna
     "niwaki.pruning.carving": ("carve",),

@@ -45,7 +45,7 @@ class Finalist:
 
 
 def ranking(outcomes: Sequence[Outcome], levels: Sequence[float], costs: Sequence[str]) -> list[Outcome]:
-    """Who is trained to the end, in order: the best of each level, then what no other candidate dominates, then the rest.
+    """Who is trained to the end, in order: the best of each level, then what no other dominates, then the rest.
 
     One outcome a candidate, at its highest rung. Within a level what was promoted further comes first, then what is
     more accurate: levels are what keeps small models in. After them it is the front of accuracy and ``costs`` (the

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from niwaki.search.config import Config
 from niwaki.search.costing import Costing
 from niwaki.search.events import Listener, Phase, PhaseFinished, PhaseStarted
 from niwaki.search.targets import MeasurePlan, Target
-from niwaki.search.threads import fastest_threads
+from niwaki.search.threads import threads_for
 from niwaki.spaces import Cost, Space
 from niwaki.spaces.latency import LatencyModel
 
@@ -45,10 +44,10 @@ class Subject:
     def example(self) -> Tensor:
         return self.data.example(2)
 
-    @cached_property
+    @property
     def threads(self) -> int:
         """Torch threads for the teacher's own work in this process."""
-        return fastest_threads(self.teacher, self.data.example(self.config.train.batch_size))
+        return threads_for(self.cost.macs * self.config.train.batch_size)
 
     @property
     def measure_plan(self) -> MeasurePlan:

@@ -1,21 +1,17 @@
-"""How many torch threads pay for a model on this machine, measured: small networks on a busy machine want one."""
+"""How many torch threads a computation gets: small steps lose more to splitting than they gain."""
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
 
-from niwaki.distill import main_logits
 from niwaki.search.runners import cpu_count
 
-_ROUNDS = 3
-_GAIN = 0.8  # more threads must save a fifth of the time: they take it from everything else that runs here
-_SMALL = 0.03  # seconds: a step that takes less on one thread is not worth splitting, or finding out
+SMALL = 2e9
+"""Multiply-accumulates of a forward pass below which a second thread does not pay: some 30 ms of one core. On a busy
+machine threads that wait for each other made steps of 15 ms ten times slower."""
 
 
 @contextmanager
@@ -29,34 +25,13 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fastest_threads(model: nn.Module, images: Tensor) -> int:
-    """One thread, or as many as this process may use where a training step on ``images`` is clearly faster with them.
+def threads_for(macs: float) -> int:
+    """Threads for forward passes of ``macs``: one, or all that this process may use.
+
+    A rule and not a measurement: sums depend on how they are split, and a run must come out the same on a busy day.
 
     Example:
-        >>> fastest_threads(nn.Linear(4, 2), torch.zeros(8, 4)) in (1, cpu_count())
-        True
+        >>> threads_for(1e8), threads_for(1e10) == cpu_count()
+        (1, True)
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if cpu_count() == 1 or device.type != "cpu":
-        return 1
-    probe = copy.deepcopy(model).train()
-    with torch_threads(1):
-        times = {1: _step_seconds(probe, images), cpu_count(): float("inf")}
-    if times[1] < _SMALL:
-        return 1
-    for _ in range(_ROUNDS):
-        for count, best in list(times.items()):
-            with torch_threads(count):
-                times[count] = min(best, _step_seconds(probe, images))
-    return cpu_count() if times[cpu_count()] < _GAIN * times[1] else 1
-
-
-def _step_seconds(model: nn.Module, images: Tensor) -> float:
-    """Of the second of two steps: the first one after a change makes its threads."""
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        logits: Tensor = main_logits(model(images))
-        logits.logsumexp(1).sum().backward()  # type: ignore[no-untyped-call]
-        seconds = time.perf_counter() - start
-    return seconds
+    return 1 if macs < SMALL else cpu_count()

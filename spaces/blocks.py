@@ -141,7 +141,7 @@ def _parent(name: str) -> str:
 
 def _outermost(name: str, children: dict[str, set[str]]) -> str:
     """The block's path without containers that hold nothing else."""
-    path = name.split("#")[0]
+    path = name.split("#", maxsplit=1)[0]
     while "." in path and len(children.get(_parent(path), set())) == 1:
         path = _parent(path)
     return path
