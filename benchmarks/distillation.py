@@ -24,7 +24,7 @@ def main() -> None:
     split = ArraySplit(torch.randint(256, (4000, 3, 32, 32), dtype=torch.uint8, generator=g), torch.arange(4000) % 10)
     data = assemble(Parts(split, split, "random"), DataSpec())
     teacher = build("cifar_resnet20", 10, {})
-    given = answers(teacher, data, 2, 0)
+    given = answers(teacher, data, Recipe(), 0)
     student = build("cifar_resnet20", 10, {})
     kd = resolve(Recipe(images=IMAGES, lr=0.001), student, data)
     plain = resolve(

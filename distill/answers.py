@@ -17,6 +17,7 @@ from niwaki.distill.data import Data
 from niwaki.distill.evaluate import device_of, main_logits, modes_kept
 from niwaki.distill.numerics import Numerics
 from niwaki.distill.precision import fastest_forward
+from niwaki.distill.recipe import Recipe
 from niwaki.distill.splits import chunks
 from niwaki.spaces.errors import InputError
 
@@ -63,22 +64,20 @@ class Answers:
 def answers(
     teacher: nn.Module,
     data: Data,
-    views: int,
+    recipe: Recipe,
     seed: int,
-    augment: str = "crop_flip",
     report: Callable[[int, int], None] | None = None,
 ) -> Answers:
-    """Ask the teacher about ``views`` augmented views of the training images.
+    """Ask the teacher about the augmented views of the training images that ``recipe`` will show.
 
-    The teacher is in eval mode, sees no gradients and is left as it was; bf16 and channels-last are used where a
-    short trial shows that they pay on this machine.
+    The teacher is in eval mode, sees no gradients and is left as it was. Where the recipe leaves precision or layout
+    to ``auto``, bf16 and channels-last are used if a short trial shows that they pay on this machine.
 
     Args:
         teacher: answers with logits (B, classes); its device is used.
         data: the training split is read, in order.
-        views: how many views; view 0 of seed s is the same for every caller.
-        seed: of the views.
-        augment: name of the augmentation.
+        recipe: says how many ``views``, by which ``augment``, in which precision and layout.
+        seed: of the views; view 0 of seed s is the same for every caller.
         report: called with (images done, images in all) after each batch.
 
     Raises:
@@ -86,16 +85,17 @@ def answers(
 
     Example:
         >>> from niwaki.distill import DataSpec, build, load
-        >>> answers(build("small_cnn", 10), load(DataSpec("digits", limit=64)), 2, 0, "shift").logits.shape
+        >>> answers(build("small_cnn", 10), load(DataSpec("digits", limit=64)), Recipe(augment="shift"), 0).logits.shape
         torch.Size([2, 64, 10])
     """
-    device = device_of(teacher)
+    device, views, augment = device_of(teacher), recipe.views, recipe.augment
+    settled = "auto" not in (recipe.precision, recipe.layout)
     split = data.train.to(device)
     rows = torch.arange(len(split))
     out = torch.empty(views, len(split), data.classes, dtype=torch.float16)
     with modes_kept(teacher), torch.inference_mode():
         teacher.eval()
-        numerics = fastest_forward(teacher, data)
+        numerics = recipe.numerics if settled else fastest_forward(teacher, data)
         for view in range(views):
             shown = augmentation.view_of(augment, len(split), data.shape, seed, view).to(device)
             for chunk in chunks(rows, _chunk(data)):

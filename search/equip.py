@@ -80,7 +80,7 @@ def _write_answers(subject: Subject, folder: RunFolder, listener: Listener) -> s
     folder.shared.mkdir(exist_ok=True)
     if not folder.answers.is_file():
         found = answers(
-            subject.teacher, subject.data, recipe.views, derived_seed(subject.config.run.seed, "views"), recipe.augment,
+            subject.teacher, subject.data, recipe, derived_seed(subject.config.run.seed, "views"),
             lambda done, total: listener(PhaseProgress("answers", done, total)),
         )
         draft = folder.answers.with_suffix(".tmp")

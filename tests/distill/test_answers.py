@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from niwaki.distill import Answers, Data, answers, augment
+from niwaki.distill import Answers, Data, Recipe, answers, augment
 from niwaki.spaces.errors import InputError
+
+PLAIN = Recipe(views=1, augment="none")
 
 
 def test_the_answers_are_those_on_the_augmented_views(data: Data, model: nn.Module) -> None:
     model.train()
     done: list[tuple[int, int]] = []
-    got = answers(model, data, views=3, seed=5, augment="crop_flip", report=lambda a, b: done.append((a, b)))
+    got = answers(model, data, Recipe(views=3), seed=5, report=lambda a, b: done.append((a, b)))
     images, _ = data.train.batch(torch.arange(90))
     assert got.logits.dtype == torch.float16
     assert got.logits.shape == (3, 90, 3)
@@ -49,11 +51,11 @@ class Says(nn.Module):
 
 
 def test_huge_logits_stay_finite(data: Data) -> None:
-    assert answers(Says(1e9), data, 1, 0, "none").logits.isfinite().all()
+    assert answers(Says(1e9), data, PLAIN, 0).logits.isfinite().all()
 
 
 def test_broken_teachers_are_input_errors(data: Data) -> None:
     with pytest.raises(InputError, match="NaN or infinity"):
-        answers(Says(float("nan")), data, 1, 0, "none")
+        answers(Says(float("nan")), data, PLAIN, 0)
     with pytest.raises(InputError, match="4 classes, but the data 'blobs' have 3"):
-        answers(Says(0.0, 4), data, 1, 0, "none")
+        answers(Says(0.0, 4), data, PLAIN, 0)

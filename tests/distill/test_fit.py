@@ -52,7 +52,7 @@ def test_it_equals_a_loop_written_out_plainly(data: Data, model: nn.Module) -> N
     """Hinton KD with stored answers, SGD with Nesterov momentum, warm-up and cosine."""
     teacher = copy.deepcopy(model)
     nn.init.normal_(teacher[4].weight)
-    stored = answers(teacher, data, views=2, seed=3)
+    stored = answers(teacher, data, Recipe(views=2), seed=3)
     reference = copy.deepcopy(model).train()
     recipe = dataclasses.replace(KD, images=250, label_smoothing=0.1)
     optimizer = torch.optim.SGD(reference.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -96,7 +96,7 @@ def test_stored_answers_equal_a_live_teacher(data: Data, model: nn.Module) -> No
     nn.init.normal_(teacher[4].weight)
     recipe = dataclasses.replace(KD, augment="none", images=180)
     live, stored = copy.deepcopy(model), copy.deepcopy(model)
-    kept = answers(teacher, data, 2, 0, "none")
+    kept = answers(teacher, data, Recipe(views=2, augment="none"), 0)
     with torch.no_grad():
         exact = teacher(data.normalise(data.train.batch(torch.arange(90))[0]))
     kept = dataclasses.replace(kept, logits=exact.half().expand(2, -1, -1))
