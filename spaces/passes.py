@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import fx
 
-from niwaki.spaces import axes
+from niwaki.spaces import algebra, axes
 from niwaki.spaces.axes import Dim
 from niwaki.spaces.trace import BATCH, Program, hint, shape_of, source_line
 
@@ -152,7 +152,7 @@ class Call:
         return f"{text} ({self.where})" if self.where else text
 
     def unify(self, a: Dim, b: Dim) -> None:
-        axes.unify(a, b, self.reason(f"{self.node.target}: dimensions that do not align"))
+        algebra.unify(a, b, self.reason(f"{self.node.target}: dimensions that do not align"))
 
     def pin(self, dim: Dim, text: str) -> None:
         axes.pin(dim, self.reason(text))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from niwaki.spaces import axes
+from niwaki.spaces import algebra, axes
 from niwaki.spaces.passes import Before, Call, Rule, Size
 from niwaki.spaces.trace import hint
 
@@ -26,7 +26,7 @@ def cat(call: Call) -> None:
 def _split_into(call: Call, dim: int, sizes: list[int]) -> None:
     x = call.node.args[0]
     dims = call.dims(x)
-    parts = axes.chunks(dims[dim], sizes)
+    parts = algebra.chunks(dims[dim], sizes)
     if parts is None:
         reason = call.reason(f"{call.node.target} cuts inside a factor")
         axes.pin(dims[dim], reason)
@@ -72,7 +72,7 @@ def slice_(call: Call) -> None:
         size = call.shape()[dim]
         call.out([dims[dim] if whole and i == dim else call.data(size) if i == dim else d for i, d in enumerate(dims)])
         return
-    parts = axes.chunks(dims[dim], [lo, hi - lo, total - hi])
+    parts = algebra.chunks(dims[dim], [lo, hi - lo, total - hi])
     if parts is None:
         reason = call.reason("a slice cuts inside a factor")
         axes.pin(dims[dim], reason)

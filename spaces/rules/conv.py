@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from niwaki.spaces import axes
+from niwaki.spaces import algebra, axes
 from niwaki.spaces.passes import Call, Rule, Size
 
 
@@ -55,11 +55,11 @@ def _grouped(call: Call, channels_in: axes.Dim, wd: list[axes.Dim], groups: int)
         call.unify(channels_in, wd[0])
         return wd[0]
     if width_in == 1:  # depthwise with a multiplier: its factor is not worth offering
-        call.unify(wd[0], axes.merge([channels_in, axes.new(width_out, "channel multiplier")]))
+        call.unify(wd[0], algebra.merge([channels_in, axes.new(width_out, "channel multiplier")]))
         return channels_in
     group_dim = axes.new(groups)
-    call.unify(channels_in, axes.merge([group_dim, wd[1]]))
-    call.unify(wd[0], axes.merge([group_dim, axes.new(width_out)]))
+    call.unify(channels_in, algebra.merge([group_dim, wd[1]]))
+    call.unify(wd[0], algebra.merge([group_dim, axes.new(width_out)]))
     return group_dim
 
 

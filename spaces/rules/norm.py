@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niwaki.spaces import axes
+from niwaki.spaces import algebra, axes
 from niwaki.spaces.passes import Call, Rule, Size
 
 
@@ -44,7 +44,7 @@ def group_norm(call: Call) -> None:
         if value is not None:
             call.unify(dims[1], call.dims(value)[0])
             call.carries(value)
-    parts = axes.split(dims[1], [groups, axes.dim_size(dims[1]) // groups])
+    parts = algebra.split(dims[1], [groups, axes.dim_size(dims[1]) // groups])
     if parts is None:
         call.pin(dims[1], "group_norm: its groups do not divide the concatenation")
     else:

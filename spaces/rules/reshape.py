@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from niwaki.spaces import axes
+from niwaki.spaces import algebra, axes
 from niwaki.spaces.axes import Dim
 from niwaki.spaces.passes import Call, Free, Rule, Size
 
@@ -67,8 +67,8 @@ def _reshape_block(call: Call, dims: list[Dim], shape: list[int]) -> list[Dim]:
         return dims
     if not dims or not shape:
         return [axes.ONE] * len(shape)
-    merged = axes.merge([d for d in dims if axes.dim_size(d) != 1 or len(dims) == 1]) if len(dims) > 1 else dims[0]
-    parts = axes.split(merged, shape)
+    merged = algebra.merge([d for d in dims if axes.dim_size(d) != 1 or len(dims) == 1]) if len(dims) > 1 else dims[0]
+    parts = algebra.split(merged, shape)
     if parts is None:
         reason = call.reason(f"{call.node.target} to {shape} cuts inside a factor")
         for dim in dims:

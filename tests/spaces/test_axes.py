@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from niwaki.spaces import axes
+from niwaki.spaces import algebra, axes
 from niwaki.spaces.axes import Atom, Dim
 
 
@@ -39,37 +39,37 @@ def test_a_sum_in_front_distributes_and_behind_stays_nested() -> None:
 def test_unify_cuts_both_sides_at_every_boundary() -> None:
     left = ((Atom(4),), (Atom(6),))
     right = ((Atom(5),), (Atom(5),))
-    assert axes.unify(left, right, "test")
+    assert algebra.unify(left, right, "test")
     assert axes.resolve(left) == axes.resolve(right)
     assert [axes.product_size(p) for p in axes.resolve(left)] == [4, 1, 5]
 
 
 def test_unify_of_products_refines_factors() -> None:
     whole, parts = ((Atom(12),),), ((Atom(3), Atom(4)),)
-    assert axes.unify(whole, parts, "test")
+    assert algebra.unify(whole, parts, "test")
     assert axes.resolve(whole) == axes.resolve(parts)
     assert [a.size for a in axes.resolve(whole)[0]] == [3, 4]
 
 
 def test_what_does_not_align_is_pinned_not_raised() -> None:
     left, right = ((Atom(2), Atom(3)),), ((Atom(3), Atom(2)),)
-    assert not axes.unify(left, right, "because")
+    assert not algebra.unify(left, right, "because")
     assert {a.pin for a in [*axes.leaves(left), *axes.leaves(right)]} == {"because"}
 
 
 def test_a_pin_survives_binding_and_cutting() -> None:
     pinned, free = axes.new(6, "input"), axes.new(6)
-    axes.unify(free, pinned, "test")
-    assert axes.chunks(free, [2, 4]) is not None
+    algebra.unify(free, pinned, "test")
+    assert algebra.chunks(free, [2, 4]) is not None
     assert {a.pin for a in axes.leaves(free)} == {"input"}
 
 
 def test_shuffle_ties_units_across_halves() -> None:
     """view(2, n) -> transpose -> flatten of cat(a, b): position p of a travels with position p of b."""
     a, b = Atom(4), Atom(4)
-    parts = axes.split(((a,), (b,)), [2, 4])
+    parts = algebra.split(((a,), (b,)), [2, 4])
     assert parts is not None
-    shuffled = axes.merge([parts[1], parts[0]])
+    shuffled = algebra.merge([parts[1], parts[0]])
     assert axes.resolve(((a,),)) == axes.resolve(((b,),))
     keep = keep_of(shuffled, 1)
     units = keep[next(iter(keep))]
@@ -80,7 +80,7 @@ def test_shuffle_ties_units_across_halves() -> None:
 def test_merge_and_split_are_a_reshape_of_labels(sizes: list[int], seed: int) -> None:
     """The mask of the merged dimension is the reshape of the masks' outer product; splitting gives the dims back."""
     dims = [axes.new(s) for s in sizes]
-    merged = axes.merge(dims)
+    merged = algebra.merge(dims)
     keep = keep_of(merged, seed)
     grid = torch.ones(sizes, dtype=torch.bool)
     for i, dim in enumerate(dims):
@@ -88,7 +88,7 @@ def test_merge_and_split_are_a_reshape_of_labels(sizes: list[int], seed: int) ->
         shape[i] = sizes[i]
         grid &= axes.mask(dim, keep).reshape(shape)
     assert torch.equal(axes.mask(merged, keep), grid.flatten())
-    back = axes.split(merged, sizes)
+    back = algebra.split(merged, sizes)
     assert back is not None
     assert [axes.resolve(d) for d in back] == [axes.resolve(d) for d in dims]
 
@@ -98,7 +98,7 @@ def test_chunks_of_a_concatenation_are_its_slices(cuts: list[int], seed: int) ->
     total = sum(cuts)
     first = total // 2
     dim = (*axes.new(first), *axes.new(total - first)) if first else axes.new(total)
-    parts = axes.chunks(dim, cuts)
+    parts = algebra.chunks(dim, cuts)
     assert parts is not None
     keep = keep_of(dim, seed)
     whole = axes.mask(dim, keep)
