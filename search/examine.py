@@ -96,7 +96,7 @@ def _latency(
     if (known := read_latency(folder, space)) is not None:
         return known
     plan = CalibrationPlan(
-        config.latency.samples, MeasurePlan(config.latency.rounds, config.latency.seconds), config.run.seed
+        config.latency.samples, MeasurePlan(config.latency.rounds, config.latency.seconds), config.run.seed, teacher
     )
     with phase("latency", listener) as detail:
         model = calibrate(space, lambda c: carve(teacher, space, c), target, example, plan,

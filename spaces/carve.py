@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from niwaki.spaces import axes
 from niwaki.spaces.axes import ONE, Atom, Dim, dim_size
 from niwaki.spaces.errors import InputError
-from niwaki.spaces.source import SourceModule, generate
+from niwaki.spaces.source import SourceModule, carved_graph, generate
 from niwaki.spaces.space import Space
 from niwaki.spaces.trace import Mode, restored_modes
 from niwaki.spaces.types import Candidate, Kept
+from niwaki.spaces.verify import verify_shapes
 
 TOLERANCE = 1e-5
 
@@ -82,6 +83,7 @@ def _probes(space: Space, skipping: bool, generator: torch.Generator) -> list[tu
 
 
 def _agrees(cut: Cut) -> bool:
+    cut.verify()
     try:
         student = cut.as_class()
     except Exception:  # the user's class does not survive; what it raised is no concern of theirs
@@ -224,6 +226,12 @@ class Cut:
             if row.weight and row.groups != ONE
             for mask in (self.mask(row.groups),)
         }
+
+    def verify(self) -> int:
+        """Compare the shapes of both carved graphs with what the rules said; RuleError where they differ."""
+        plan = self.space.plan
+        graphs = [carved_graph(p, plan, self.candidate.skipped, self.mask) for p in plan.programs.values()]
+        return sum(verify_shapes(self.as_source(), g, plan.analysis, self.mask, plan.example_pair) for g in graphs)
 
     def as_source(self) -> SourceModule:
         """Generated source for both modes over the same parameter tree."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -15,6 +15,9 @@ from torch import Tensor, fx, nn
 from niwaki.spaces.axes import Dim, dim_size, leaves
 from niwaki.spaces.passes import Before, Free, Size
 from niwaki.spaces.trace import Mode, Program
+
+if TYPE_CHECKING:
+    from niwaki.spaces.space import Plan
 
 MaskOf = Callable[[Dim], Tensor | None]
 
@@ -78,8 +81,16 @@ def _compile(source: str) -> Callable[..., Any]:
     return function
 
 
-def generate(program: Program, plan: Any, skipped: frozenset[str], mask: MaskOf) -> str:
-    """Python text of the program without the skipped blocks and with every literal at its carved size."""
+def generate(program: Program, plan: Plan, skipped: frozenset[str], mask: MaskOf) -> str:
+    """Python text of :func:`carved_graph`."""
+    return carved_graph(program, plan, skipped, mask).python_code("self").src
+
+
+def carved_graph(program: Program, plan: Plan, skipped: frozenset[str], mask: MaskOf) -> fx.Graph:
+    """The program without the skipped blocks and with every literal at its carved size.
+
+    Parameters are ``get_attr`` nodes; ``meta["origin"]`` of a node is the traced one.
+    """
     cones = plan.cones[program.mode]
     dead: set[fx.Node] = set()
     replaced: dict[fx.Node, fx.Node] = {}
@@ -108,8 +119,10 @@ def generate(program: Program, plan: Any, skipped: frozenset[str], mask: MaskOf)
             graph.output(tuple(fx.map_arg(node.args[0], lambda n: new[n])))
         else:
             new[node] = _emit(graph, node, plan.analysis.rewrites.get(node), new, mask)
+    for old, node in new.items():
+        node.meta.setdefault("origin", old)
     graph.set_codegen(fx.graph.CodeGen())
-    return graph.python_code("self").src
+    return graph
 
 
 def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> fx.Node:

@@ -18,7 +18,7 @@ from niwaki.spaces.blocks import Cone
 from niwaki.spaces.cost import Costs, CostTable, Ints, LayerRow, Selection
 from niwaki.spaces.errors import InputError, nearest
 from niwaki.spaces.passes import Analysis
-from niwaki.spaces.trace import Mode, Program
+from niwaki.spaces.trace import Mode, Program, batch_of_two
 from niwaki.spaces.types import Block, Candidate, Cost, Group, Variable
 
 
@@ -42,6 +42,11 @@ class Plan:
     kinds: dict[str, tuple[bool, int]]
     example: tuple[Tensor, ...]
     memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def example_pair(self) -> tuple[Tensor, ...]:
+        """The example with the batch that was traced."""
+        return tuple(batch_of_two(e) for e in self.example)
 
     def block_sets(self) -> dict[fx.Node, frozenset[str]]:
         """Node -> the removable blocks it lies in (both graphs)."""

@@ -52,7 +52,7 @@ def trace(model: nn.Module, example: Example) -> dict[Mode, Program]:
     InputError says why when eval mode fails too.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    args = tuple(_batch_of_two(t).to(device) for t in as_tuple(example))
+    args = tuple(batch_of_two(t).to(device) for t in as_tuple(example))
     programs: dict[Mode, Program] = {}
     with restored_modes(model):
         model.eval()
@@ -82,7 +82,8 @@ def restored_modes(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def _batch_of_two(t: Tensor) -> Tensor:
+def batch_of_two(t: Tensor) -> Tensor:
+    """The first two examples, or the only one twice."""
     return t[:BATCH] if t.shape[0] >= BATCH else t.expand(BATCH, *t.shape[1:]).contiguous()
 
 
