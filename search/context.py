@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.distill import Answers, Data, Recipe, build
+from niwaki.pruning import Refitter
 from niwaki.search.config import Config, load_config
 from niwaki.search.costing import Costing
 from niwaki.search.files import read_json, read_tensors
@@ -113,6 +115,16 @@ class Context:
     scores: Mapping[str, Tensor]
     threads: int
     refit: int = 0
+
+    @cached_property
+    def refitter(self) -> Refitter | None:
+        """Refits students on the same un-augmented training images for every job; None where the run does not."""
+        if not self.refit:
+            return None
+        train = self.data.train
+        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: self.refit]
+        images = self.data.normalise(train.batch(rows)[0]).to(next(self.teacher.parameters()).device)
+        return Refitter(self.teacher, images)
 
 
 def open_context(path: Path, in_hand: InHand | None = None) -> Context:

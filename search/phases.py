@@ -19,6 +19,7 @@ from niwaki.search.subject import Subject
 from niwaki.spaces import Candidate
 
 _HOPELESS = 6
+_POWERS = (1.0, 0.2, 0.0)
 
 
 class RunError(RuntimeError):
@@ -64,19 +65,26 @@ class Phases:
         costs = tuple(self.subject.limits.values) if len(config.search.levels) == 1 else ()
         return Ladder(tuple(int(n) for n in images), 1 / config.search.keep, costs)
 
-    def uniform(self, level: float) -> Candidate | None:
-        """The largest uniform widths, at full depth and dense, that fit ``level`` of the budget; None where none do."""
+    def uniform(self, level: float, power: float = 1.0) -> Candidate | None:
+        """The largest uniform widths, at full depth and dense, that fit ``level`` of the budget; None where none do.
+
+        Groups that several layers share (residual streams) are cut to ratio ** ``power``: 0 leaves them whole.
+        """
         space, limits = self.subject.space, self.subject.aims
         ratios = [r / 100 for r in range(100, 0, -1)]
-        candidates = list({c.key: c for c in (space.uniform(r) for r in ratios)}.values())
+        candidates = list({c.key: c for c in (space.uniform(r, r**power) for r in ratios)}.values())
         matrix = np.array([space.encode(c) for c in candidates], dtype=np.int64)
         fits = limits.fraction(self.subject.costing(matrix)) <= level
         return candidates[int(np.argmax(fits))] if fits.any() else None
 
+    def _starts(self) -> tuple[Candidate, ...]:
+        """What every proposer begins with: uniform widths at each level, streams cut as much, a little, not at all."""
+        found = [self.uniform(level, power) for level in self.subject.config.search.levels for power in _POWERS]
+        return tuple({c.key: c for c in found if c is not None}.values())
+
     def _first_rung(self, schedule: Schedule) -> Iterator[Job]:
         config = self.subject.config
-        uniform = [c for c in (self.uniform(level) for level in config.search.levels) if c is not None]
-        proposer = proposer_class(config)(self._setup(config.run.seed, tuple({c.key: c for c in uniform}.values())))
+        proposer = proposer_class(config)(self._setup(config.run.seed, self._starts()))
         for outcome in schedule.known:
             if outcome.job.kind == "search" and outcome.job.rung == 0:
                 proposer.tell(outcome)

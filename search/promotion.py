@@ -31,8 +31,8 @@ class Ladder:
     costs: tuple[str, ...] = ("macs",)
 
     def __post_init__(self) -> None:
-        if not self.images or min(self.images) < 1:
-            raise ValueError(f"images: expected at least one rung, each of at least one image, got {self.images}")
+        if not self.images or self.images[0] < 0 or min(self.images[1:], default=1) < 1:
+            raise ValueError(f"images: expected rungs, each after the first of at least 1, got {self.images}")
         if not self.eta >= 1:
             raise ValueError(f"eta: expected at least 1, got {self.eta}")
 

@@ -38,11 +38,12 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """One recipe for all trainings; ``rungs`` and ``final_images`` say for how many training images.
 
-    ``rungs`` are cumulative: a candidate promoted from rung 0 to rung 1 trains ``rungs[1] - rungs[0]`` more.
+    ``rungs`` are cumulative: a candidate promoted from rung 0 to rung 1 trains ``rungs[1] - rungs[0]`` more. A first
+    rung of 0 judges candidates untrained, which says much where they are refit (``criterion.refit``), little elsewhere.
     ``final_images`` too is counted over the whole life of a model, whatever its rungs have seen included.
     """
 
-    rungs: Annotated[tuple[Images, ...], Field(min_length=1)] = (2_000, 6_000)
+    rungs: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (2_000, 6_000)
     final_images: Images = 20_000
     batch_size: Annotated[int, Field(ge=2)] = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -63,8 +64,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _ascending(self) -> TrainConfig:
-        if list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError(f"rungs must ascend, got {list(self.rungs)}")
+        if list(self.rungs) != sorted(set(self.rungs)) or 1 in self.rungs:
+            raise ValueError(f"rungs must ascend (0, or at least 2 images), got {list(self.rungs)}")
         if self.final_images < self.rungs[-1] + 2:
             raise ValueError(f"final_images ({self.final_images}) counts the rungs too: more than {self.rungs[-1]}")
         return self

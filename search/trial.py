@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from niwaki.distill import FitProgress, FitRun, accuracy, fit, recalibrate
-from niwaki.pruning import Chosen, Masks, reconstruct, select
+from niwaki.pruning import Chosen, Masks, select
 from niwaki.search.context import Context, InHand, open_context
 from niwaki.search.files import read_json, read_tensors, write_tensors_atomic
 from niwaki.search.outcome import Job, Outcome
@@ -20,7 +20,6 @@ from niwaki.spaces import Cost, Kept, carve, count
 
 STUDENT, KEPT, LOG = "student.safetensors", "kept.safetensors", "log.txt"
 _TRACEBACK_LINES = 6
-_REFIT_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,22 +76,23 @@ def _train(job: Job, context: Context, log: _Log) -> Outcome:
     student, kept, seen = _student(job, context)
     masks = Masks.create(student, job.candidate.sparsity)
     masks.apply()
-    run = FitRun(
-        answers=context.answers, seed=job.seed, first_image=seen,
-        after_step=masks.apply if job.candidate.sparsity else None, report=log.progress,
-    )
-    result = fit(student, context.data, context.recipe.scaled(job.images), run)
-    masks.apply()  # a moving average of the weights ends the training, and may not be sparse
+    metrics: dict[str, float] = {}
+    if job.images:
+        run = FitRun(
+            answers=context.answers, seed=job.seed, first_image=seen,
+            after_step=masks.apply if job.candidate.sparsity else None, report=log.progress,
+        )
+        result = fit(student, context.data, context.recipe.scaled(job.images), run)
+        masks.apply()  # a moving average of the weights ends the training, and may not be sparse
+        metrics = {"loss": result.loss, "train_seconds": result.seconds}
     numerics = context.recipe.numerics  # float32 would take as long as a short training; the test split gets it
-    recalibrate(student, context.data, seed=job.seed, numerics=numerics)
-    metrics = {
-        "accuracy": accuracy(student, context.data, "validation", numerics=numerics), "loss": result.loss,
-        "train_seconds": result.seconds,
-    }
+    if job.images or context.refitter is None:  # refitting already fits the teacher's statistics
+        recalibrate(student, context.data, seed=job.seed, numerics=numerics)
+    metrics["accuracy"] = accuracy(student, context.data, "validation", numerics=numerics)
     cost = _recounted(student.cpu(), job, context)
     write_tensors_atomic(folder / KEPT, kept)
     write_tensors_atomic(folder / STUDENT, student.state_dict())
-    return Outcome(job, cost, metrics, images=seen + result.images)
+    return Outcome(job, cost, metrics, images=seen + job.images)
 
 
 def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
@@ -101,8 +101,8 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     if job.parent is None:
         kept = select(space, job.candidate, context.scores)
         student = carve(teacher, space, job.candidate, kept)
-        if context.refit:
-            reconstruct(student, teacher, Chosen(space, job.candidate, kept), _refit_images(context))
+        if context.refitter is not None:
+            context.refitter.refit(student, Chosen(space, job.candidate, kept))
         return student, kept, 0
     folder = context.folder.store.trial(job.parent)
     parent = Outcome.from_json(read_json(folder / "outcome.json"))
@@ -112,14 +112,6 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     student = carve(teacher, space, job.candidate, kept)
     student.load_state_dict(read_tensors(folder / STUDENT))
     return student, kept, parent.images
-
-
-def _refit_images(context: Context) -> list[Tensor]:
-    """The same un-augmented training images for every student."""
-    train = context.data.train
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: context.refit]
-    device = next(context.teacher.parameters()).device
-    return [context.data.normalise(train.batch(part)[0]).to(device) for part in torch.split(rows, _REFIT_BATCH)]
 
 
 def _recounted(student: nn.Module, job: Job, context: Context) -> Cost:

@@ -185,10 +185,18 @@ class Space:
         """The first choice everywhere."""
         return self.decode([0] * len(self.variables))
 
-    def uniform(self, ratio: float) -> Candidate:
-        """Every group at the choice nearest to ``ratio`` of its units; full depth, dense."""
-        widths = {g.name: min(g.choices, key=lambda w, g=g: (abs(w - ratio * g.units), w)) for g in self.groups}  # type: ignore[misc]
-        return Candidate(widths)
+    def uniform(self, ratio: float, shared: float | None = None) -> Candidate:
+        """Every group at the choice nearest to ``ratio`` of its units; full depth, dense.
+
+        ``shared``: another ratio for groups that several layers produce together, such as residual streams.
+        """
+
+        def nearest(group: Group) -> int:
+            several = len({s.tensor for s in group.slices if s.side == "produces"}) > 1
+            wanted = group.units * (shared if several and shared is not None else ratio)
+            return min(group.choices, key=lambda w: (abs(w - wanted), w))
+
+        return Candidate({g.name: nearest(g) for g in self.groups})
 
     def sample(self, generator: torch.Generator) -> Candidate:
         """Every variable drawn uniformly from its choices."""

@@ -51,7 +51,7 @@ def test_asking_again_gives_the_same_keys_in_any_order_of_outcomes() -> None:
     assert len(first) == 3
 
 
-@pytest.mark.parametrize(("images", "eta"), [((), 3), ((0, 1), 3), ((1,), 0.5)])
+@pytest.mark.parametrize(("images", "eta"), [((), 3), ((-1, 1), 3), ((0, 0), 3), ((1,), 0.5)])
 def test_wrong_ladders_are_refused(images: tuple[int, ...], eta: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         Ladder(images, eta)

@@ -143,3 +143,15 @@ def test_a_context_says_what_is_missing(context: Context, tmp_path: Path) -> Non
     (tmp_path / "config.yaml").write_text(context.folder.store.config.read_text())
     with pytest.raises(InputError, match=r"teacher\.safetensors"):
         open_context(tmp_path)
+
+
+def test_an_untrained_candidate_is_judged_and_refitting_helps_it(context: Context) -> None:
+    plain = run_trial(a_job(context, 0.75, images=0, seed=8), context)
+    refit = run_trial(a_job(context, 0.75, images=0, seed=9), replace(context, refit=256))
+    assert plain.complete, plain.error
+    assert refit.complete, refit.error
+    assert plain.images == refit.images == 0
+    assert "loss" not in refit.metrics
+    assert refit.accuracy > plain.accuracy
+    child = run_trial(a_job(context, 0.75, images=64, seed=9, rung=1, parent=refit.key), context)
+    assert child.images == 64

@@ -133,3 +133,11 @@ def test_wrong_input_is_named(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_uniform_can_spare_what_several_layers_share() -> None:
+    candidate = SPACE.uniform(0.5, shared=1.0)
+    units = {g.name: g.units for g in SPACE.groups}
+    assert candidate.widths["stem.0"] == units["stem.0"]
+    assert candidate.widths["layer2.1.conv1"] == units["layer2.1.conv1"] // 2
+    assert SPACE.uniform(0.5, shared=0.5) == SPACE.uniform(0.5)
