@@ -19,7 +19,7 @@ from niwaki.search.subject import Subject
 from niwaki.spaces import Candidate
 
 _HOPELESS = 6
-_POWERS = (1.0, 0.2, 0.0)
+_POWERS = (1.0, 0.3, 0.1, 0.0)
 
 
 class RunError(RuntimeError):
@@ -142,7 +142,8 @@ class Phases:
         config = self.subject.config
         wanted: list[tuple[Kind, Candidate, float]] = []
         if "uniform" in config.search.baselines:
-            pairs = [(self.uniform(level), level) for level in config.search.levels]
+            # shared streams stay whole, as is usual and stronger, where the level can be met that way
+            pairs = [(self.uniform(level, 0.0) or self.uniform(level), level) for level in config.search.levels]
             wanted += [("uniform", candidate, level) for candidate, level in pairs if candidate is not None]
         if "random" in config.search.baselines:
             proposer = Random(self._setup(config.run.seed + 1))

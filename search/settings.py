@@ -133,7 +133,8 @@ class SearchConfig(Section):
         finish: ``continue`` trains finalists on from their last rung; ``fresh`` trains them anew from the carved
             teacher with one schedule, so that repeats share nothing.
         repeats: trainings of each of them, under different seeds.
-        baselines: joined to the run on request: ``uniform`` widths, and ``random`` candidates at the budget.
+        baselines: joined to the run on request: ``uniform`` widths (of groups that no residual stream shares, where
+            that suffices), and ``random`` candidates at the budget.
     """
 
     proposer: str = "nsga2"
