@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from niwaki.pruning.carving import carve
     from niwaki.search.budget import Budget
-    from niwaki.search.compress import compress, load
+    from niwaki.search.compress import compress, load, resume
     from niwaki.search.result import Member, Result
     from niwaki.spaces import (
         Block,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {  # imported at first use: `niwaki --help` needs no torch, carving needs no Optuna
     "niwaki.pruning.carving": ("carve",),
     "niwaki.search.budget": ("Budget",),
-    "niwaki.search.compress": ("compress", "load"),
+    "niwaki.search.compress": ("compress", "load", "resume"),
     "niwaki.search.result": ("Member", "Result"),
     "niwaki.spaces": (
         "Block", "Candidate", "Cost", "Group", "InputError", "Space", "SpaceOptions", "Sparsity",
@@ -54,6 +54,7 @@ __all__ = [
     "derive",
     "explain",
     "load",
+    "resume",
 ]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from niwaki.pruning.hooks import evaluating
 from niwaki.spaces import Candidate, Kept, Space
 
 _CONVOLUTION = torch.ops.aten.convolution.default
@@ -63,6 +64,11 @@ class Refitter:
         self.options = options or Refit()
         self._targets = _targets(teacher, images, self.options)
 
+    @property
+    def covered(self) -> frozenset[str]:
+        """Keys of the weights that have a target."""
+        return frozenset(self._targets)
+
     def refit(self, student: nn.Module, cut: Chosen) -> list[str]:
         """Refit every dense 2-D convolution of an untrained ``student`` in place.
 
@@ -83,11 +89,8 @@ class Refitter:
             _solve(parameters[key], bias, call.patches(target.places), rows, self.options.ridge)
             done.append(key)
 
-        was = student.training
-        student.eval()
-        with torch.no_grad(), _Watch(before=before):
+        with evaluating(student), torch.no_grad(), _Watch(before=before):
             student(self.images)
-        student.train(was)
         return done
 
 
@@ -158,11 +161,8 @@ def _targets(teacher: nn.Module, images: Tensor, options: Refit) -> dict[str, _T
         rows = flat.gather(2, places[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
         found.setdefault(names.get(call.storage, ""), []).append(_Target(rows.reshape(-1, flat.shape[1]), places))
 
-    was = teacher.training
-    teacher.eval()
-    with torch.no_grad(), _Watch(after=after):
+    with evaluating(teacher), torch.no_grad(), _Watch(after=after):
         teacher(images)
-    teacher.train(was)
     return {key: calls[0] for key, calls in found.items() if key and len(calls) == 1}
 
 

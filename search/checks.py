@@ -52,9 +52,10 @@ def check_folder(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists():
+        hint = f"continue it with `niwaki resume {folder}`, or " if (folder / "config.yaml").is_file() else ""
         raise InputError(
-            f"{folder}: this folder exists and is not empty; continue it with `niwaki resume {folder}`, "
-            "or choose another name (--set run.name=...). Nothing in it was changed"
+            f"{folder}: this folder exists and is not empty; {hint}choose another one (--to FOLDER). "
+            "Nothing in it was changed"
         )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from niwaki.distill import Data, from_datasets
+from niwaki.search import controller
 from niwaki.search.budget import Budget
 from niwaki.search.config import parse_config
 from niwaki.search.context import IN_HAND, InHand
-from niwaki.search.controller import search
 from niwaki.search.events import Listener, ignore
 from niwaki.search.result import Result
 from niwaki.search.shared import data_spec
@@ -70,7 +70,23 @@ def compress(
         in_hand = InHand(in_hand.model, data)
     if in_hand.data is not None:
         _put(tree, "data", "source", IN_HAND)
-    return search(parse_config(tree, "settings"), listener, in_hand)
+    return controller.search(parse_config(tree, "settings"), listener, in_hand)
+
+
+def resume(
+    folder: str | Path, model: nn.Module | None = None, data: Data | tuple[Any, Any] | None = None,
+    listener: Listener = ignore,
+) -> Result:
+    """Go on with a run that was stopped, however it was: finished trials are kept, the others are done.
+
+    ``model`` and ``data``: the objects that :func:`compress` was given, where it was given objects.
+
+    Example:
+        ``niwaki.resume("runs/mine", model=network)``
+    """
+    if data is not None and not isinstance(data, Data):
+        data = from_datasets(*_pair(data), data_spec(Result(folder).config.data))
+    return controller.resume(folder, listener, InHand(model, data))
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> Result:

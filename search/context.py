@@ -163,7 +163,7 @@ def load_teacher(config: Config, classes: int, folder: RunFolder, model: nn.Modu
     if wrong:
         raise InputError(f"{folder.teacher}: does not fit this model: {sorted(wrong)[0]!r} differs")
     teacher.load_state_dict(state)
-    return teacher.cpu().eval()
+    return teacher.requires_grad_(True).cpu().eval()  # students of a frozen teacher must train
 
 
 def check_digest(space: Space, expected: Any, where: Path) -> None:

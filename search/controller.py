@@ -89,9 +89,9 @@ class _Run:
         started = time.perf_counter()
         if not (self.folder.path / "env.json").is_file():
             write_json_atomic(self.folder.path / "env.json", environment())
-        equip(self.subject, self.folder, self.listener)
-        self.write_example()
         if not self.folder.front.is_file():
+            equip(self.subject, self.folder, self.listener)
+            self.write_example()
             phases = Phases(self.subject, measurer(self.subject, self.folder, self.listener))
             outcomes = self.train(phases)
             judge(phases, outcomes, self.folder, self.listener)

@@ -65,7 +65,8 @@ def examine(config: Config, folder: RunFolder, in_hand: InHand, listener: Listen
 
 def _load(config: Config) -> Data:
     if config.data.source == IN_HAND:
-        raise InputError("data: the run was started from data in hand, which a folder cannot hold; pass them again")
+        raise InputError("data: the run was started from data in hand, which a folder cannot hold; go on with "
+                         "niwaki.resume(folder, model=..., data=...)")
     return load(data_spec(config.data))
 
 
@@ -73,7 +74,7 @@ def _untrained(config: Config, data: Data, folder: RunFolder, model: nn.Module |
     if folder.teacher.is_file():
         return load_teacher(config, data.classes, folder, model)
     if model is None and config.teacher.name == IN_HAND:
-        raise InputError("teacher: the run was started from a model in hand; pass it again to go on")
+        raise InputError("teacher: the run began with a model in hand; go on with niwaki.resume(folder, model=...)")
     if model is not None:
         teacher = copy.deepcopy(model)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from niwaki.search.subject import Subject
 from niwaki.spaces import Candidate
 
 _HOPELESS = 6
-_POWERS = (1.0, 0.3, 0.1, 0.0)
+_POWERS = (1.0, 0.0, 0.1, 0.3)
 
 
 class RunError(RuntimeError):
@@ -77,10 +77,15 @@ class Phases:
         fits = limits.fraction(self.subject.costing(matrix)) <= level
         return candidates[int(np.argmax(fits))] if fits.any() else None
 
-    def _starts(self) -> tuple[Candidate, ...]:
-        """What every proposer begins with: uniform widths at each level, streams cut as much, a little, not at all."""
-        found = [self.uniform(level, power) for level in self.subject.config.search.levels for power in _POWERS]
-        return tuple({c.key: c for c in found if c is not None}.values())
+    def _starts(self) -> dict[float, tuple[Candidate, ...]]:
+        """What every proposer begins with at each level: uniform widths, streams cut as much, not at all, a little.
+
+        At most a quarter of the trials: the rest is the proposer's.
+        """
+        search = self.subject.config.search
+        powers = _POWERS[: max(1, search.trials // (4 * len(search.levels)))]
+        found = {level: [self.uniform(level, power) for power in powers] for level in search.levels}
+        return {level: tuple(c for c in some if c is not None) for level, some in found.items()}
 
     def _first_rung(self, schedule: Schedule) -> Iterator[Job]:
         config = self.subject.config
@@ -101,14 +106,14 @@ class Phases:
     def _listen(self, proposer: Proposer, schedule: Schedule, told: int) -> int:
         for outcome in schedule.outcomes[told:]:
             proposer.tell(outcome)
-        failed = schedule.of("search")
-        if len(failed) >= _HOPELESS and not any(o.complete for o in failed):
-            raise RunError(f"the first {len(failed)} trials have all failed; the last one:\n{failed[-1].error}")
+        ended = schedule.of("search")
+        if len(ended) >= _HOPELESS and not any(o.complete for o in ended):
+            raise RunError(f"the first {len(ended)} trials have all failed; the last one:\n{ended[-1].error}")
         return len(schedule.outcomes)
 
-    def _setup(self, seed: int, start: tuple[Candidate, ...] = ()) -> ProposerSetup:
-        subject = self.subject
-        return ProposerSetup(subject.space, subject.costing, subject.aims, subject.config.search.levels, seed, start)
+    def _setup(self, seed: int, start_at: Mapping[float, tuple[Candidate, ...]] | None = None) -> ProposerSetup:
+        subject, levels = self.subject, self.subject.config.search.levels
+        return ProposerSetup(subject.space, subject.costing, subject.aims, levels, seed, start_at=start_at or {})
 
     def _choose(self, schedule: Schedule) -> list[Finalist]:
         """Candidates in the order of :func:`ranking`, until ``search.members`` of them keep the budget as measured."""

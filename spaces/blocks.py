@@ -9,7 +9,7 @@ from torch import fx
 from niwaki.spaces.trace import Program, module_path, shape_of
 from niwaki.spaces.types import Block
 
-_ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
+ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ def find_cones(program: Program) -> list[Cone]:
     """Every addition of equal shapes whose one side is computed from the other side (and parameters) alone."""
     found: list[Cone] = []
     for node in program.graph.nodes:
-        if str(node.target) not in _ADDS or len(node.args) < 2:
+        if str(node.target) not in ADDS or len(node.args) < 2:
             continue
         a, b = node.args[0], node.args[1]
         if not (isinstance(a, fx.Node) and isinstance(b, fx.Node) and _same_shape(a, b)):

@@ -5,7 +5,7 @@ Convention: 1 multiply-accumulate = 1 MAC; convolutions, linears and matmuls are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,14 +55,25 @@ def count(model: nn.Module, example: Example, sparse: Mapping[str, str] | None =
 
 
 def _macs(model: nn.Module, args: tuple[Tensor, ...]) -> int:
-    """Run one example on meta tensors (no arithmetic, no memory) under torch's counter; it counts 2 per MAC."""
+    """Run one example on meta tensors (no arithmetic, no memory) under torch's counter; it counts 2 per MAC.
+
+    A model that holds tensors which are neither parameters nor buffers cannot move to meta: it runs where it is.
+    """
     state: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     meta = {k: v.detach().to("meta") for k, v in state.items()}
-    counter = FlopCounterMode(display=False)
+    device = next(iter(state.values())).device if state else torch.device("cpu")
     with restored_modes(model), torch.no_grad():
         model.eval()
-        with counter:
-            functional_call(model, meta, tuple(a[:1].to("meta") for a in args))
+        try:
+            return _counted(lambda: functional_call(model, meta, tuple(a[:1].to("meta") for a in args)))
+        except RuntimeError:
+            return _counted(lambda: model(*[a[:1].to(device) for a in args]))
+
+
+def _counted(run: Callable[[], object]) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run()
     return int(counter.get_total_flops()) // 2
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from niwaki.spaces import axes
 from niwaki.spaces.axes import Atom
-from niwaki.spaces.blocks import find_cones, group_stages
+from niwaki.spaces.blocks import ADDS, find_cones, group_stages
 from niwaki.spaces.cost import CostTable
 from niwaki.spaces.errors import InputError, nearest
 from niwaki.spaces.passes import Analysis
@@ -107,8 +107,13 @@ def derive(model: nn.Module, example: Example, options: SpaceOptions | None = No
     sparsities = {
         key.removesuffix(".weight"): (*_by_kept(options.sparsity), "dense")
         for _, key, _ in analysis.producers
-        if key.endswith(".weight") and options.sparsity and not _kept(key, options)
+        if key.endswith(".weight") and options.sparsity and not _kept(key.removesuffix(".weight"), options)
     }
+    if "train" not in programs:
+        fixed = (
+            *fixed,
+            Fixed("train mode", 0, "torch.export cannot trace it: generated students only run in eval mode"),
+        )
     _check_keep(options, [g.name for g in groups] + [n for n, _ in model.named_modules()])
     return Space(groups, blocks, least, dict(sorted(sparsities.items())), fixed, CostTable.compile(plan, groups), plan)
 
@@ -167,10 +172,14 @@ def _groups(
         layer = key.rsplit(".", 1)[0]
         for i, atom in enumerate(fresh):
             names[atom] = layer if len(fresh) == 1 else f"{layer}#{i}"
-    places, taps = _places(analysis), _taps(analysis)
+    places, taps, streams = _places(analysis), _taps(analysis), _streams(analysis)
+    makers: dict[Atom, list[str]] = {}
+    for key, dim in order:
+        for atom in axes.leaves(analysis.tensors[key][dim]):
+            makers.setdefault(atom, []).append(key.rsplit(".", 1)[0])
     groups, atoms, fixed = [], {}, []
     for atom, name in names.items():
-        if _kept(name, options):
+        if any(_kept(layer, options) for layer in (name, *makers.get(atom, ()))):
             atom.pin = atom.pin or "kept on request"
         elif atom.size < options.least:
             atom.pin = atom.pin or f"fewer than {options.least} units"
@@ -179,7 +188,9 @@ def _groups(
             fixed.append(Fixed(name, atom.size, atom.pin or "one unit meets itself in a product"))
             continue
         watched = tuple(taps.get(atom, {}).values())
-        groups.append(Group(name, atom.size, options.choices(atom.size), tuple(slices), watched, atom.exact))
+        groups.append(
+            Group(name, atom.size, options.choices(atom.size), tuple(slices), watched, atom.exact, atom in streams)
+        )
         atoms[name] = atom
     return atoms, tuple(groups), tuple(fixed)
 
@@ -207,6 +218,16 @@ def _slices(atom: Atom, places: list[Place], analysis: Analysis, made: set[tuple
             side = "produces" if (key, i) in made else "consumes" if (key, i) in analysis.consumers else "carries"
         slices.append(Slice(key, i, side, index))
     return slices
+
+
+def _streams(analysis: Analysis) -> set[Atom]:
+    """Units of residual streams: what an addition of two computed tensors joins."""
+    found: set[Atom] = set()
+    for node, results in analysis.values.items():
+        operands = [a for a in node.args if isinstance(a, fx.Node) and a.op == "call_function"]
+        if str(node.target) in ADDS and len(operands) == 2:
+            found.update(atom for dim in results[0] for atom in axes.leaves(dim))
+    return found
 
 
 def _taps(analysis: Analysis) -> dict[Atom, dict[str, Tap]]:

@@ -126,20 +126,24 @@ def carved_graph(program: Program, plan: Plan, skipped: frozenset[str], mask: Ma
 
 
 def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> fx.Node:
-    target: Any = node.target
-    args: Any = node.args
-    kwargs = fx.map_arg(dict(node.kwargs), lambda n: new[n])
-    if rewrite is not None:
-        target, args = rewrite
-        if isinstance(target, str):
-            target = _op(target)
-    if "device" in kwargs and node.target is torch.ops.aten.empty.memory_format:
-        tensor = next((n for n in node.graph.nodes if n.op == "placeholder" and n in new), None)
-        if tensor is not None:  # follow the data to its device instead of the one that was traced
-            return graph.call_function(
-                torch.ops.aten.new_empty.default, (new[tensor], fx.map_arg(args[0], lambda n: new[n]))
-            )
-    return graph.call_function(target, _fill(args, new, mask), kwargs)
+    target, args = (node.target, node.args) if rewrite is None else rewrite
+    if isinstance(target, str):
+        target = _op(target)
+
+    def fill(value: Any) -> Any:
+        """Arguments with nodes mapped, sizes evaluated, and the traced device replaced by that of the data."""
+        if isinstance(value, fx.Node):
+            return new[value]
+        if isinstance(value, dict):
+            return {k: fill(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(fill(v) for v in value)
+        if isinstance(value, torch.device):
+            data = next((n for n in node.graph.nodes if n.op == "placeholder" and n in new), None)
+            return value if data is None else graph.call_function(getattr, (new[data], "device"))
+        return _size(value, new, mask)
+
+    return graph.call_function(target, fill(tuple(args)), fill(dict(node.kwargs)))
 
 
 def _op(name: str) -> Any:
@@ -147,19 +151,15 @@ def _op(name: str) -> Any:
     return getattr(getattr(getattr(torch.ops, namespace), op), overload)
 
 
-def _fill(value: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> Any:
-    """Arguments with sizes evaluated and nodes mapped."""
-    if isinstance(value, fx.Node):
-        return new[value]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_fill(v, new, mask) for v in value)
-    if isinstance(value, (Size, Before, Free)):
-        kept = mask(value.dim)
-        if isinstance(value, Free):
-            return new[value.node] if kept is None else -1
-        if isinstance(value, Before):
-            return value.position if kept is None else int(kept[: value.position].sum())
-        if kept is not None:
-            return int(kept.sum())
-        return dim_size(value.dim) if not any(a.batch for a in leaves(value.dim)) else -1
-    return value
+def _size(value: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> Any:
+    """A width-dependent literal as the number it is in this cut; anything else as it is."""
+    if not isinstance(value, (Size, Before, Free)):
+        return value
+    kept = mask(value.dim)
+    if isinstance(value, Free):
+        return new[value.node] if kept is None else -1
+    if isinstance(value, Before):
+        return value.position if kept is None else int(kept[: value.position].sum())
+    if kept is not None:
+        return int(kept.sum())
+    return dim_size(value.dim) if not any(a.batch for a in leaves(value.dim)) else -1

@@ -173,9 +173,15 @@ class Space:
             for name in getattr(candidate, part):
                 if name not in known:
                     raise InputError(f"candidate.{part}: unknown name {name!r}; {nearest(name, known)}")
-        for name in self.widths:
-            if name not in candidate.widths:
-                raise InputError(f"candidate.widths: {name!r} is missing")
+        for group in self.groups:
+            width = candidate.widths.get(group.name)
+            if width is None:
+                raise InputError(f"candidate.widths: {group.name!r} is missing")
+            if not 1 <= width <= group.units:
+                raise InputError(f"candidate.widths: {group.name!r} has {group.units} units, asked for {width}")
+        for name, token in candidate.sparsity.items():
+            if token not in self.sparsities[name]:
+                raise InputError(f"candidate.sparsity: {name!r} is {token!r}, on offer: {list(self.sparsities[name])}")
 
     def largest(self) -> Candidate:
         """Everything kept: the teacher itself."""
@@ -185,15 +191,14 @@ class Space:
         """The first choice everywhere."""
         return self.decode([0] * len(self.variables))
 
-    def uniform(self, ratio: float, shared: float | None = None) -> Candidate:
+    def uniform(self, ratio: float, stream: float | None = None) -> Candidate:
         """Every group at the choice nearest to ``ratio`` of its units; full depth, dense.
 
-        ``shared``: another ratio for groups that several layers produce together, such as residual streams.
+        ``stream``: another ratio for the groups of residual streams.
         """
 
         def nearest(group: Group) -> int:
-            several = len({s.tensor for s in group.slices if s.side == "produces"}) > 1
-            wanted = group.units * (shared if several and shared is not None else ratio)
+            wanted = group.units * (stream if group.stream and stream is not None else ratio)
             return min(group.choices, key=lambda w: (abs(w - wanted), w))
 
         return Candidate({g.name: nearest(g) for g in self.groups})

@@ -66,7 +66,7 @@ def trace(model: nn.Module, example: Example) -> dict[Mode, Program]:
         model.train()
         try:
             programs["train"] = _export(model, args, "train")
-        except Exception:  # e.g. BatchNorm(momentum=None): eval alone still serves; `Space.fixed` tells
+        except Exception:  # e.g. BatchNorm(momentum=None): eval alone still serves, and `Space.fixed` says so
             return programs
     return programs
 

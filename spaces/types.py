@@ -57,6 +57,7 @@ class Group:
         slices: where they sit in parameters and buffers.
         taps: module outputs that carry them, for criteria that look at activations.
         exact: False where the group crosses a normaliser over the pruned axis (zeroing is then not removing).
+        stream: whether additions of computed tensors join these units (residual streams).
     """
 
     name: str
@@ -65,6 +66,7 @@ class Group:
     slices: tuple[Slice, ...]
     taps: tuple[Tap, ...] = ()
     exact: bool = True
+    stream: bool = False
 
 
 @dataclass(frozen=True)

@@ -303,6 +303,21 @@ class Decoder(nn.Module):
         return self.join(torch.cat((F.relu(self.up(low)), high), 1))
 
 
+class Zeros(nn.Module):
+    """A shortcut widened with new zeros (a factory call that names a device), slopes per channel, a loose tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grow = conv_bn(3, 8), conv_bn(8, 12)
+        self.slopes, self.fc = nn.PReLU(12), nn.Linear(12, 5)
+        self.mean = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64).view(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x - self.mean.to(x))
+        zeros = torch.zeros(x.shape[0], 4, *x.shape[2:], device=x.device, dtype=x.dtype)
+        return self.fc(self.slopes(torch.cat((x, zeros), 1) + self.grow(x)).mean((2, 3)))
+
+
 def image(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(2, *shape, generator=torch.Generator().manual_seed(3))
 
@@ -325,6 +340,7 @@ SMALL: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "volume": (Volume, image(3, 4, 8, 8)),
     "sequence": (Sequence, image(3, 32)),
     "decoder": (Decoder, image(3, 8, 8)),
+    "zeros": (Zeros, image(3, 8, 8)),
 }
 TORCHVISION = (
     "alexnet",

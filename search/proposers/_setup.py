@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,7 +27,8 @@ class ProposerSetup:
         levels: fractions of the budget in (0, 1]; each proposal is fitted to one of them in turn, so that one run
             yields a front along the whole range below the budget and not only at its edge.
         seed: every random choice follows from it and from what was told, in order.
-        start: candidates to try first, fitted to each level (uniform widths, for one).
+        start: candidates to try first, fitted to each level.
+        start_at: level -> candidates to try first at that level alone (uniform widths of its size, for one).
     """
 
     space: SearchSpace
@@ -36,6 +37,7 @@ class ProposerSetup:
     levels: tuple[float, ...] = (1.0, 0.8, 0.6)
     seed: int = 0
     start: tuple[Candidate, ...] = ()
+    start_at: Mapping[float, tuple[Candidate, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.levels or not all(0 < level <= 1 for level in self.levels):
@@ -64,7 +66,7 @@ class Levels:
         self.number = 0
         self._asked: set[str] = set()
         self._told: set[str] = set()
-        self._starts = {i: list(setup.start) for i in range(len(setup.levels))}
+        self._starts = {i: [*setup.start, *setup.start_at.get(level, ())] for i, level in enumerate(setup.levels)}
         self._exhausted: set[int] = set()
 
     def propose(self, draw: Draw) -> Proposal | None:
@@ -101,7 +103,7 @@ class Levels:
     def _start(self, index: int) -> Candidate | None:
         """The next start candidate of this level that is new; its fit is seeded apart from the proposals'."""
         while self._starts[index]:
-            place = len(self.setup.start) - len(self._starts[index])
+            place = len(self._starts[index])
             candidate = self._starts[index].pop(0)
             row = np.asarray(self.setup.space.encode(candidate), dtype=np.int64)
             rng = np.random.default_rng((self.setup.seed, 1, index, place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from niwaki.spaces import axes
 from niwaki.spaces.passes import Call, Rule
 from niwaki.spaces.rules.linear import broadcast
 
@@ -17,6 +18,16 @@ def broadcasting(call: Call) -> None:
     dims = broadcast(call, *operands)
     call.out(dims)
     call.row("elementwise", [], (dims[1], dims[1]) if len(dims) > 1 else ((), ()), dims[2:])
+
+
+def prelu(call: Call) -> None:
+    """``(x, weight)``: one slope for all channels, or one each."""
+    dims, weight = call.dims(call.arg(0, "self")), call.arg(1, "weight")
+    slopes = call.dims(weight)[0]
+    if axes.dim_size(slopes) > 1:
+        call.unify(dims[1], slopes)
+        call.carries(weight)
+    call.out(dims)
 
 
 def softmax(call: Call) -> None:
@@ -56,6 +67,10 @@ _UNARY = [
     "mish.default",
     "mish_.default",
     "softplus.default",
+    "selu.default",
+    "selu_.default",
+    "celu.default",
+    "log_sigmoid.default",
     "exp.default",
     "neg.default",
     "dropout.default",
@@ -98,6 +113,7 @@ RULES: dict[str, Rule] = {
         for form in ("Tensor", "Scalar", "default")
     },
     "aten.addcmul.default": broadcasting,
+    "aten.prelu.default": prelu,
     "aten.where.self": broadcasting,
     "aten.masked_fill.Scalar": broadcasting,
     "aten.softmax.int": softmax,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from niwaki.spaces import Candidate, InputError, carve, derive
+from niwaki.spaces import Candidate, InputError, SpaceOptions, carve, derive
 from tests.spaces.reference import draw, masked, relative
 from tests.zoo import build
 
@@ -91,6 +91,14 @@ def test_units_of_fewer_than_four_and_outputs_are_fixed() -> None:
     space = derive(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 7, 1)), torch.randn(2, 3, 4, 4))
     assert not space.groups
     assert {f.name: f.reason for f in space.fixed} == {"0": "fewer than 4 units", "2": "feeds the output"}
+
+
+def test_keeping_any_layer_of_a_group_keeps_the_group() -> None:
+    model, x = build("residual_a")
+    space = derive(model, x, SpaceOptions(keep=("layer1.1.conv2",), sparsity=("0.5",)))
+    assert "stem.0" not in {g.name for g in space.groups}
+    assert "layer1.1.conv2" not in space.sparsities
+    assert "layer1.1.conv1" in space.sparsities
 
 
 def test_unused_parameters_are_no_groups() -> None:

@@ -123,6 +123,8 @@ def test_options() -> None:
         (lambda: SpaceOptions(sparsity=("4:2",)), "'4:2'"),
         (lambda: derive(MODEL, X, SpaceOptions(keep=("layr1",))), "did you mean 'layer1'"),
         (lambda: SPACE.encode(Candidate({**SPACE.largest().widths, "stem.0": 1})), r"is 1, on offer: \[2, 3, 4"),
+        (lambda: SPACE.cost(Candidate({**SPACE.largest().widths, "stem.0": 9})), "has 8 units, asked for 9"),
+        (lambda: SPACE.cost(Candidate(SPACE.largest().widths, sparsity={"fc": "0.3"})), "is '0.3', on offer"),
         (lambda: Candidate.from_json({"widths": {"a": 0}}), "positive integers"),
         (lambda: Candidate.from_json({"skipped": []}), "'widths'"),
         (lambda: Candidate.from_json({"widths": {}, "skipped": "x"}), "'skipped'"),
@@ -135,9 +137,10 @@ def test_wrong_input_is_named(make: object, message: str) -> None:
         make()
 
 
-def test_uniform_can_spare_what_several_layers_share() -> None:
-    candidate = SPACE.uniform(0.5, shared=1.0)
+def test_uniform_can_spare_the_residual_streams() -> None:
+    candidate = SPACE.uniform(0.5, stream=1.0)
+    assert {g.name for g in SPACE.groups if g.stream} == {"stem.0", "layer2.0.conv2#0", "layer2.0.conv2#1"}
     units = {g.name: g.units for g in SPACE.groups}
     assert candidate.widths["stem.0"] == units["stem.0"]
     assert candidate.widths["layer2.1.conv1"] == units["layer2.1.conv1"] // 2
-    assert SPACE.uniform(0.5, shared=0.5) == SPACE.uniform(0.5)
+    assert SPACE.uniform(0.5, stream=0.5) == SPACE.uniform(0.5)
