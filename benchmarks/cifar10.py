@@ -24,7 +24,7 @@ import torch_pruning as tp
 from _bench import OUT, report
 from torch import nn
 
-from niwaki.distill import Answers, Data, FitRun, Recipe, accuracy, answers, fit, recalibrate
+from niwaki.distill import Answers, Data, FitRun, Recipe, accuracy, answers, fit
 from niwaki.distill import load as load_data
 from niwaki.distill.augment import derived_seed
 from niwaki.search.compress import load, resume
@@ -113,7 +113,6 @@ def peer_row(result: Result, lesson: Lesson, level: float, seeds: int) -> dict[s
     for seed in range(seeds):
         student = peer(lesson, level)
         fit(student, lesson.data, lesson.recipe, FitRun(answers=lesson.answers, seed=seed))
-        recalibrate(student, lesson.data, seed=seed, numerics=lesson.recipe.numerics)
         found.append(accuracy(student, lesson.data, "test"))
     return {
         "method": "Torch-Pruning",

@@ -86,8 +86,8 @@ def _train(job: Job, context: Context, log: _Log) -> Outcome:
         masks.apply()  # a moving average of the weights ends the training, and may not be sparse
         metrics = {"loss": result.loss, "train_seconds": result.seconds}
     numerics = context.recipe.numerics  # float32 would take as long as a short training; the test split gets it
-    if job.images or not _as_the_teacher_computes(student, job, context):
-        recalibrate(student, context.data, seed=job.seed, numerics=numerics)
+    if not job.images and not _as_the_teacher_computes(student, job, context):
+        recalibrate(student, context.data, seed=job.seed, recipe=context.recipe)
     metrics["accuracy"] = accuracy(student, context.data, "validation", numerics=numerics)
     cost = _recounted(student.cpu(), job, context)
     write_tensors_atomic(folder / KEPT, kept)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -224,8 +225,10 @@ def _cluster(setup: RunnerSetup) -> Iterator[None]:
         yield
         return
     cpus = max(cpu_count(), setup.workers * setup.cpus)  # more workers than CPUs were asked for: the user's choice
+    python = shlex.quote(sys.executable)  # Ray hands it to a shell as it is: a space in the path kills every worker
     ray.init(
         address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL,
+        runtime_env={"py_executable": python} if python != sys.executable else None,
     )
     try:
         yield
