@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -233,4 +234,5 @@ def _cluster(setup: RunnerSetup) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with contextlib.redirect_stdout(io.StringIO()):  # hints that Ray held back to print them once
+            ray.shutdown()
