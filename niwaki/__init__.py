@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         count,
         derive,
         explain,
+        mask,
     )
 
 _HOMES = {  # imported at first use: `niwaki --help` needs no torch, carving needs no Optuna
@@ -31,7 +32,7 @@ _HOMES = {  # imported at first use: `niwaki --help` needs no torch, carving nee
     "niwaki.search.result": ("Member", "Result"),
     "niwaki.spaces": (
         "Block", "Candidate", "Cost", "Group", "InputError", "Space", "SpaceOptions", "Sparsity",
-        "count", "derive", "explain",
+        "count", "derive", "explain", "mask",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -54,6 +55,7 @@ __all__ = [
     "derive",
     "explain",
     "load",
+    "mask",
     "resume",
 ]
 

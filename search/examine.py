@@ -48,7 +48,7 @@ def examine(config: Config, folder: RunFolder, in_hand: InHand, listener: Listen
         if folder.facts.is_file():
             check_digest(space, read_json(folder.facts)["space"], folder.space)
         if not space.variables:
-            reasons = "; ".join(f"{f.name}: {f.reason}" for f in space.fixed[:5])
+            reasons = "; ".join(str(f) for f in space.fixed[:5])
             raise InputError(f"teacher: nothing in {config.teacher.name!r} may be cut ({reasons})")
         sizes = f"{len(space.groups)} groups, {len(space.blocks)} removable blocks"
         detail.append(f"{sizes}, {len(space.variables)} choices")

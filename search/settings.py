@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -96,13 +96,52 @@ class TeacherConfig(Section):
     train: TeacherTraining = Field(default_factory=TeacherTraining)
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _step(value: Any) -> Any:
+    steps = value if isinstance(value, dict) else {"step": value}
+    for step in steps.values():
+        if not _whole(step):
+            raise ValueError(f"expected a whole number >= 1 (or pattern: number for some groups), got {step!r}")
+    return value
+
+
+def _widths(value: Any) -> tuple[Any, ...]:
+    """Numbers as they were written: 1 is one unit, 1.0 all of them."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("expected a list of widths")
+    for width in value:
+        if not _whole(width) and not (isinstance(width, float) and 0 < width <= 1):
+            raise ValueError(f"expected units (1, 2, ...) or ratios in (0, 1], got {width!r}")
+    return tuple(value)
+
+
+Pattern = Annotated[str, Field(min_length=1)]
+Step = Annotated[Any, PlainValidator(_step)]
+Widths = Annotated[Any, PlainValidator(_widths)]
+Tie = Annotated[
+    tuple[Pattern, ...], Field(min_length=1), BeforeValidator(lambda v: [v] if isinstance(v, str) else v)
+]
+
+
 class SpaceConfig(Section):
-    """What may be searched: widths (``ratios`` of the full width), ``depth``, and ``sparsity`` patterns per layer."""
+    """What may be searched: widths (``ratios`` of the full width), ``depth``, and ``sparsity`` patterns per layer.
+
+    Attributes:
+        step: widths are multiples of it; ``pattern: step`` for some groups only.
+        keep: patterns of groups or modules that stay whole.
+        tie: each entry is a pattern of groups, or a list of them: all that it matches keep equally many units.
+        widths: pattern of groups -> widths on offer instead of ``ratios``, as units or as ratios.
+    """
 
     ratios: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    step: Count = 1
+    step: Step = 1
     least: Annotated[int, Field(ge=2)] = 4
-    keep: tuple[str, ...] = ()
+    keep: tuple[Pattern, ...] = ()
+    tie: tuple[Tie, ...] = ()
+    widths: dict[Pattern, Widths] = Field(default_factory=dict)
     depth: bool = True
     sparsity: tuple[Token, ...] = ()
 

@@ -2,12 +2,14 @@
 
 from niwaki.spaces.carve import carve
 from niwaki.spaces.cost import Costs, LayerRow, count
-from niwaki.spaces.derive import SpaceOptions, derive
+from niwaki.spaces.derive import derive
 from niwaki.spaces.errors import InputError
 from niwaki.spaces.explain import GroupRow, SpaceReport, explain
-from niwaki.spaces.space import Fixed, Space
+from niwaki.spaces.mask import mask
+from niwaki.spaces.options import SpaceOptions
+from niwaki.spaces.space import Space
 from niwaki.spaces.sparsity import Sparsity
-from niwaki.spaces.types import Block, Candidate, Cost, Group, Kept, Slice, Tap, Variable
+from niwaki.spaces.types import Block, Candidate, Cost, Fixed, Group, Kept, Slice, Tap, Variable
 
 __all__ = [
     "Block",
@@ -31,4 +33,5 @@ __all__ = [
     "count",
     "derive",
     "explain",
+    "mask",
 ]

@@ -65,7 +65,8 @@ def resolve(dim: Dim) -> Dim:
 def refine(product: Product) -> Iterator[Product]:
     """The segments that a product resolves to."""
     factors: list[Atom] = []
-    for i, atom in enumerate(product):
+    for i, name in enumerate(product):
+        atom = _root(name)
         if atom.bind is None:
             if atom.size != 1 or atom.batch:
                 factors.append(atom)
@@ -80,6 +81,18 @@ def refine(product: Product) -> Iterator[Product]:
         else:  # p * (a + b) is not a concatenation: the sum stays one factor
             factors.append(atom)
     yield tuple(factors)
+
+
+def _root(atom: Atom) -> Atom:
+    """The atom that stands for this one. Thousands of additions rename a stream thousands of times: no recursion here,
+    and the next time the way is short."""
+    path = []
+    while atom.bind is not None and len(atom.bind) == 1 and len(atom.bind[0]) == 1:
+        path.append(atom)
+        atom = atom.bind[0][0]
+    for passed in path:
+        passed.bind = ((atom,),)
+    return atom
 
 
 def leaves(dim: Dim) -> Iterator[Atom]:

@@ -1,158 +1,133 @@
-"""Depth: residual blocks found in the graph as cones from ``x`` to ``add(x, f(x))``, grouped into stages."""
+"""Depth: branches that may be removed, found in the graph as ``add(p(x), f(x))`` with a shortcut ``p`` that stays.
+
+What counts is the data flow alone: both sides of an addition of equal shapes come from one tensor ``x``, they share
+nothing on the way, and nothing of ``f`` is used elsewhere. ``p`` is the side with fewer layers: nothing at all
+(identity), padding or pooling (option A), or a projection. DenseNets, which concatenate, have no such branch; two
+sides with as many layers are branches of equal rank, and neither is offered.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import fx
 
+from niwaki.spaces.flow import Flow, is_layer
 from niwaki.spaces.trace import Program, module_path, shape_of
-from niwaki.spaces.types import Block
 
 ADDS = ("aten.add.Tensor", "aten.add_.Tensor")
+SHORTCUT_LAYERS = 2
+"""A shortcut has at most a projection and a blur; with more it is a branch in its own right."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cone:
-    """A removable branch: ``add`` becomes ``skip``, and ``nodes`` (the branch) disappear."""
+    """A removable branch: ``add`` becomes ``skip``, and ``nodes`` (the branch) disappear.
+
+    Attributes:
+        name: the module that holds the branch and the addition, else the module that is the branch, else its parts:
+            ``layer1.0``, ``encoder.layers.0.self_attention``, ``layers.0.linear1+linear2``. Same in both modes.
+        skip: the shortcut's end, ``p(x)``.
+        entry: ``x``.
+        nodes: every operation without a purpose once the branch is gone.
+        projects: the shortcut has layers or changes the shape.
+        whole: ``name`` is a module that gives its input back once the branch is gone: nn.Identity can stand in for it.
+    """
 
     name: str
     add: fx.Node
     skip: fx.Node
+    entry: fx.Node
     nodes: frozenset[fx.Node]
+    projects: bool
+    whole: bool
 
 
 def find_cones(program: Program) -> list[Cone]:
-    """Every addition of equal shapes whose one side is computed from the other side (and parameters) alone."""
+    """Every removable branch, in the order of the graph."""
+    flow = Flow(program)
+    layers = {module_path(n) for n in flow.nodes if is_layer(n)}
     found: list[Cone] = []
-    for node in program.graph.nodes:
-        if str(node.target) not in ADDS or len(node.args) < 2:
-            continue
-        a, b = node.args[0], node.args[1]
-        if not (isinstance(a, fx.Node) and isinstance(b, fx.Node) and _same_shape(a, b)):
-            continue
-        for skip, branch in ((a, b), (b, a)):
-            nodes = _branch(program, skip, branch)
-            if nodes and all(u in nodes or u is node for n in nodes for u in n.users):
-                found.append(Cone(_name(nodes, node), node, skip, frozenset(nodes | _counters(program, nodes))))
-                break
+    for add in flow.nodes:
+        if str(add.target) in ADDS and (cone := _cone(flow, add, layers)) is not None:
+            found.append(cone)
     return _unique(found)
 
 
-def _same_shape(a: fx.Node, b: fx.Node) -> bool:
-    va, vb = a.meta.get("val"), b.meta.get("val")
-    return hasattr(va, "shape") and hasattr(vb, "shape") and shape_of(va) == shape_of(vb)
+def _cone(flow: Flow, add: fx.Node, layers: set[str]) -> Cone | None:
+    a, b = add.args[0], add.args[1]
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node) and a in flow.inputs and b in flow.inputs):
+        return None
+    entry = flow.meeting_point(a, b)
+    if entry is None or not (_same(a, add) and _same(b, add)):
+        return None
+    sides = sorted(((flow.region(s, entry), s) for s in (a, b)), key=lambda side: _layers(side[0]))
+    (shortcut, skip), (branch, _) = sides
+    if shortcut & branch or not _layers(shortcut) < _layers(branch) or _layers(shortcut) > SHORTCUT_LAYERS:
+        return None
+    if skip is b and add.kwargs.get("alpha", 1) != 1:
+        return None
+    nodes = flow.dying(add, skip)
+    if nodes is None or not branch <= nodes:
+        return None
+    name = _name(add, branch, shortcut, layers)
+    whole = skip is entry and "+" not in name and _within(module_path(add), name)
+    projects = _layers(shortcut) > 0 or not _same(skip, entry)
+    return Cone(name, add, skip, entry, frozenset(nodes), projects, whole)
 
 
-def _branch(program: Program, skip: fx.Node, branch: fx.Node) -> set[fx.Node]:
-    """Ancestors of ``branch`` up to ``skip``; empty if other data enters, or skip is never met or changed in place."""
-    nodes: set[fx.Node] = set()
-    todo, met = [branch], False
-    while todo:
-        node = todo.pop()
-        if node is skip:
-            met = True
-            continue
-        if node in nodes or (node.op == "placeholder" and node.name in program.keys):
-            continue
-        if node.op != "call_function":
-            return set()
-        if str(node.target) == "aten.sym_size.int":  # a shape, not data: every later view may read it
-            continue
-        if node.args and node.args[0] is skip and _in_place(node):
-            return set()
-        nodes.add(node)
-        todo.extend(node.all_input_nodes)
-    return nodes if met else set()
+def _same(a: fx.Node, b: fx.Node) -> bool:
+    va: Any = a.meta.get("val")
+    vb: Any = b.meta.get("val")
+    return hasattr(va, "shape") and hasattr(vb, "shape") and shape_of(va) == shape_of(vb) and va.dtype == vb.dtype
 
 
-def _counters(program: Program, nodes: set[fx.Node]) -> set[fx.Node]:
-    """Side effects that belong to the branch though nothing reads them: BatchNorm's count of batches."""
-    calls = {_call_path(n) for n in nodes if any(i.name in program.keys for i in n.all_input_nodes)}
-    return {
-        n
-        for n in program.graph.nodes
-        if n.op == "call_function"
-        and not n.users
-        and _call_path(n) in calls
-        and all(i.op == "placeholder" for i in n.all_input_nodes)
-    }
+def _layers(nodes: set[fx.Node]) -> int:
+    return sum(is_layer(n) for n in nodes)
 
 
-def _call_path(node: fx.Node) -> str:
-    """Module path with the number of the call, where a module is called more than once."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return list(stack)[-1] if stack else ""
+def _within(path: str, module: str) -> bool:
+    return not module or path == module or path.startswith(f"{module}.")
 
 
-def _in_place(node: fx.Node) -> bool:
-    return str(node.target).split(".")[1].endswith("_")
+def _name(add: fx.Node, branch: set[fx.Node], shortcut: set[fx.Node], layers: set[str]) -> str:
+    """The outermost module, up to the one that adds, whose layers all belong to this block; see :class:`Cone`."""
+    mine = [module_path(n) for n in add.graph.nodes if n in branch and is_layer(n)]
+    foreign = layers - set(mine) - {module_path(n) for n in shortcut}
+    adder = module_path(add)
+
+    def pure(module: str) -> bool:
+        return bool(module) and not any(_within(f, module) for f in foreign)
+
+    name = _common(mine)
+    if not pure(name):
+        parts = [path[len(name) :].strip(".").split(".")[0] for path in mine]
+        return ".".join(p for p in (name, "+".join(dict.fromkeys(p for p in parts if p))) if p) or f"into_{add.name}"
+    while name != adder and _within(name, adder) and pure(_parent(name)):
+        name = _parent(name)
+    return name
 
 
-def _name(nodes: set[fx.Node], add: fx.Node) -> str:
-    """The module that adds, where the branch lies within it; else the longest common module path of the branch."""
-    paths = [module_path(n).split(".") for n in nodes]
+def _common(paths: list[str]) -> str:
+    """The longest module path that all paths lie within."""
     common = paths[0]
-    for path in paths[1:]:
-        k = next((i for i, (x, y) in enumerate(zip(common, path, strict=False)) if x != y), min(len(common), len(path)))
-        common = common[:k]
-    adder = module_path(add).split(".")
-    if adder != [""] and common[: len(adder)] == adder:
-        common = adder
-    return ".".join(common) or f"branch_into_{add.name}"
-
-
-def _unique(cones: list[Cone]) -> list[Cone]:
-    counts: dict[str, int] = {}
-    total = {c.name: sum(d.name == c.name for d in cones) for c in cones}
-    out = []
-    for cone in cones:
-        k = counts[cone.name] = counts.get(cone.name, -1) + 1
-        out.append(cone if total[cone.name] == 1 else Cone(f"{cone.name}#{k}", cone.add, cone.skip, cone.nodes))
-    return out
-
-
-def group_stages(cones: list[Cone], children: dict[str, set[str]]) -> tuple[tuple[Block, ...], dict[str, int]]:
-    """Blocks in stages (each starts where the one before ends), and the least number of blocks each stage keeps.
-
-    ``children``: module path -> names of its children that hold layers. A stage may lose all of its removable
-    blocks only where something else is left of it; containers of a single child are looked through.
-    """
-    runs: list[list[Cone]] = []
-    for cone in cones:
-        if runs and _continues(runs[-1][-1], cone):
-            runs[-1].append(cone)
-        else:
-            runs.append([cone])
-    parents = [_parent(_outermost(run[0].name, children)) for run in runs]
-    blocks: list[Block] = []
-    least: dict[str, int] = {}
-    for run, parent in zip(runs, parents, strict=True):
-        stage = parent if parent and parents.count(parent) == 1 else run[0].name
-        members = {_outermost(c.name, children).rsplit(".", 1)[-1] for c in run}
-        least[stage] = 0 if children.get(parent, set()) - members else 1
-        blocks.extend(Block(c.name, stage, i) for i, c in enumerate(run))
-    return tuple(blocks), least
+    while not all(_within(p, common) for p in paths):
+        common = _parent(common)
+    return common
 
 
 def _parent(name: str) -> str:
     return name.rsplit(".", 1)[0] if "." in name else ""
 
 
-def _outermost(name: str, children: dict[str, set[str]]) -> str:
-    """The block's path without containers that hold nothing else."""
-    path = name.split("#", maxsplit=1)[0]
-    while "." in path and len(children.get(_parent(path), set())) == 1:
-        path = _parent(path)
-    return path
-
-
-def _continues(previous: Cone, cone: Cone) -> bool:
-    """Whether the skip path leads from the end of ``previous`` through parameter-free operations only."""
-    node = cone.skip
-    while node is not previous.add:
-        inputs = node.all_input_nodes
-        if node.op != "call_function" or len(inputs) != 1:
-            return False
-        node = inputs[0]
-    return _parent(previous.name) == _parent(cone.name)
+def _unique(cones: list[Cone]) -> list[Cone]:
+    """Blocks of a module that runs several times are numbered, and can only go by themselves in the graph."""
+    counts: dict[str, int] = {}
+    names = [c.name for c in cones]
+    out = []
+    for cone in cones:
+        k = counts[cone.name] = counts.get(cone.name, -1) + 1
+        several = names.count(cone.name) > 1
+        out.append(replace(cone, name=f"{cone.name}#{k}", whole=False) if several else cone)
+    return out

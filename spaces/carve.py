@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Set
 
 import torch
 from torch import Tensor, nn
 
 from niwaki.spaces import axes
+from niwaki.spaces.attributes import fix_attributes
 from niwaki.spaces.axes import ONE, Atom, Dim, dim_size
 from niwaki.spaces.errors import InputError
+from niwaki.spaces.parts import Parts
 from niwaki.spaces.source import SourceModule, carved_graph, generate
 from niwaki.spaces.space import Space
-from niwaki.spaces.trace import Mode, restored_modes
+from niwaki.spaces.trace import Mode, module_path, restored_modes
 from niwaki.spaces.types import Candidate, Kept
 from niwaki.spaces.verify import verify_shapes
 
-TOLERANCE = 1e-5
+TOLERANCE = {torch.float64: 1e-9}
+"""Relative; 1e-5 for every other type."""
 
 
 def carve(model: nn.Module, space: Space, candidate: Candidate, kept: Kept | None = None) -> nn.Module:
@@ -32,7 +36,8 @@ def carve(model: nn.Module, space: Space, candidate: Candidate, kept: Kept | Non
         copy with sliced parameters computes the same as the carved graph, else a :class:`SourceModule`.
 
     Raises:
-        InputError: names or sizes that do not belong to the space.
+        InputError: names or sizes that do not belong to the space; or torch.export refused the whole model, and its
+            parts bake sizes into their Python.
 
     Example:
         >>> from niwaki.spaces import derive
@@ -41,34 +46,50 @@ def carve(model: nn.Module, space: Space, candidate: Candidate, kept: Kept | Non
         >>> carve(net, space, space.uniform(0.5))[0]
         Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
-    kept = _checked(space, candidate, kept)
+    kept = checked(space, candidate, kept)
     cut = Cut(model, space, candidate, kept)
-    if keeps_class(model, space, bool(candidate.skipped)):
-        return cut.as_class()
-    return cut.as_source()
+    if not (cut.whole or keeps_class(model, space, candidate.skipped)):
+        if space.plan.parts:
+            paths = [part.path for part in space.plan.parts]
+            raise InputError(
+                f"model {type(model).__name__}: torch.export takes only its parts {paths}, and what is left of them "
+                "after a cut does not run as their own classes; keep the layers whose sizes their Python repeats"
+            )
+        return cut.as_source()
+    student = cut.as_class()
+    return student.grafted(model) if isinstance(student, Parts) else student
 
 
-def keeps_class(model: nn.Module, space: Space, skipping: bool = False) -> bool:
-    """Whether sliced copies of the user's class compute what the carved graph computes.
+def keeps_class(model: nn.Module, space: Space, skipped: Set[str] = frozenset()) -> bool:
+    """Whether sliced copies of the user's class, without the skipped blocks, compute what the carved graph computes.
 
     Decided once per space (and once more for candidates that skip blocks) by running both: a size that is baked into
-    the user's Python, or a block that is only the branch of an addition, shows as an exception or as other numbers.
+    the user's Python shows as an exception or as other numbers. Only a block whose module is left with its input can
+    become nn.Identity; one with a projection, or that is no more than the branch of an addition, takes the graph.
     """
-    name = "keeps_class_without_blocks" if skipping else "keeps_class"
+    whole = _whole_blocks(space) if skipped else frozenset()
+    if not skipped <= whole:
+        return False
+    name = "keeps_class_without_blocks" if skipped else "keeps_class"
     if name not in space.plan.memory:
         generator = torch.Generator().manual_seed(0)
-        probes = _probes(space, skipping, generator)
+        probes = _probes(space, whole, generator)
         space.plan.memory[name] = all(_agrees(Cut(model, space, *probe)) for probe in probes)
     return bool(space.plan.memory[name])
 
 
-def _probes(space: Space, skipping: bool, generator: torch.Generator) -> list[tuple[Candidate, Kept]]:
-    """Small widths (cheap to run) in which every two groups differ at least once; every block gone where ``skipping``.
+def _whole_blocks(space: Space) -> frozenset[str]:
+    """Blocks that may go and that nn.Identity could stand in for."""
+    removable = {b for s, blocks in space.stages.items() for b in blocks[space.least[s] :]}
+    return frozenset(b for b in removable if all(cones[b].whole for cones in space.plan.cones.values()))
+
+
+def _probes(space: Space, skipped: frozenset[str], generator: torch.Generator) -> list[tuple[Candidate, Kept]]:
+    """Small widths (cheap to run) in which every two groups differ at least once, with the blocks left out.
 
     The width of group i in probe p follows the p-th base-3 digit of i: a size that the user's code takes for equal to
     another (halves of a chunk) or for a constant cannot pass all of them.
     """
-    skipped = {b for s, blocks in space.stages.items() for b in blocks[space.least[s] :]} if skipping else set()
     digits = 1
     while 3**digits < len(space.groups):
         digits += 1
@@ -78,7 +99,7 @@ def _probes(space: Space, skipping: bool, generator: torch.Generator) -> list[tu
         kept = {
             g.name: torch.randperm(g.units, generator=generator)[: widths[g.name]].sort().values for g in space.groups
         }
-        probes.append((Candidate(widths, frozenset(skipped)), kept))
+        probes.append((Candidate(widths, skipped), kept))
     return probes
 
 
@@ -89,18 +110,27 @@ def _agrees(cut: Cut) -> bool:
     except Exception:  # the user's class does not survive; what it raised is no concern of theirs
         return False
     reference = cut.as_source()
+    if student.state_dict().keys() != reference.state_dict().keys():
+        return False  # a skipped branch leaves parameters behind in the class
     example = tuple(
         e.to(p.device) if (p := next(reference.parameters(), None)) is not None else e for e in cut.space.plan.example
     )
     modes: list[Mode] = [m for m in ("eval", "train") if m in cut.space.plan.programs]
-    for mode in modes:
+    return all(_same(student, reference, example, mode) for mode in modes)
+
+
+def _same(student: nn.Module, reference: nn.Module, example: tuple[Tensor, ...], mode: Mode) -> bool:
+    """Compared in float64, where the smallest wrong factor (a scale that follows the width) stands out from rounding;
+    in the model's own precision where its code insists on that."""
+    wide = tuple(e.double() if e.is_floating_point() else e for e in example)
+    for double, args in ((True, wide), (False, example)):
         try:
-            out = [_flat(_run(m, example, mode)) for m in (copy.deepcopy(student), copy.deepcopy(reference))]
+            pair = [copy.deepcopy(m).double() if double else copy.deepcopy(m) for m in (student, reference)]
+            out = [_flat(_run(m, args, mode)) for m in pair]
         except Exception:  # as above
-            return False
-        if len(out[0]) != len(out[1]) or not all(_close(a, b) for a, b in zip(*out, strict=True)):
-            return False
-    return True
+            continue
+        return len(out[0]) == len(out[1]) and all(_close(a, b) for a, b in zip(*out, strict=True))
+    return False
 
 
 def _run(module: nn.Module, example: tuple[Tensor, ...], mode: Mode) -> object:
@@ -118,10 +148,10 @@ def _close(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape:
         return False
     scale = float(b.abs().max()) if b.numel() else 0.0
-    return bool(((a - b).abs() <= TOLERANCE * max(scale, 1e-6)).all())
+    return bool(((a - b).abs() <= TOLERANCE.get(a.dtype, 1e-5) * max(scale, 1e-6)).all())
 
 
-def _checked(space: Space, candidate: Candidate, kept: Kept | None) -> dict[str, Tensor]:
+def checked(space: Space, candidate: Candidate, kept: Kept | None) -> dict[str, Tensor]:
     """Kept units for every group, validated against the candidate."""
     space.select([candidate])
     unknown = candidate.skipped - {b.name for b in space.blocks}
@@ -148,7 +178,7 @@ class Cut:
     """One candidate with its kept units, ready to be made into a module either way."""
 
     def __init__(self, model: nn.Module, space: Space, candidate: Candidate, kept: Kept) -> None:
-        self.model = model
+        self.model = space.plan.subject(model)
         self.space = space
         self.candidate = candidate
         self.keep: dict[Atom, Tensor] = {}
@@ -166,6 +196,11 @@ class Cut:
             touched = any(a in self.keep for a in axes.leaves(resolved))
             self._masks[resolved] = axes.mask(resolved, self.keep) if touched else None
         return self._masks[resolved]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing goes: the model itself."""
+        return not self.keep and not self.candidate.skipped
 
     def living(self) -> dict[str, bool]:
         """State-dict key -> whether any operation that reads it is left."""
@@ -211,19 +246,20 @@ class Cut:
             memo[id(self.model.get_submodule(name))] = nn.Identity()
         with restored_modes(self.model):
             student: nn.Module = copy.deepcopy(self.model, memo)
-        groups = self.conv_groups()
+        groups = self.group_counts()
         for path, module in student.named_modules():
             fix_attributes(module, groups.get(path))
         return student
 
-    def conv_groups(self) -> dict[str, int]:
-        """Path of every grouped convolution -> how many groups stay."""
-        return {
-            row.weight.removesuffix(".weight"): dim_size(row.groups) if mask is None else int(mask.sum())
-            for row in self.space.plan.analysis.rows
-            if row.weight and row.groups != ONE
-            for mask in (self.mask(row.groups),)
-        }
+    def group_counts(self) -> dict[str, int]:
+        """Path of every grouped convolution and GroupNorm -> how many groups stay."""
+        analysis = self.space.plan.analysis
+        dims = {r.weight.removesuffix(".weight"): r.groups for r in analysis.rows if r.weight and r.groups != ONE}
+        for node, (target, args, _) in analysis.rewrites.items():
+            if target is torch.ops.aten.group_norm.default:
+                dims[module_path(node)] = args[1].dim
+        masks = {path: self.mask(dim) for path, dim in dims.items()}
+        return {path: dim_size(dims[path]) if mask is None else int(mask.sum()) for path, mask in masks.items()}
 
     def verify(self) -> int:
         """Compare the shapes of both carved graphs with what the rules said; RuleError where they differ."""
@@ -254,23 +290,3 @@ def _order(model: nn.Module) -> list[str]:
     """Parameter and buffer names in the order of the state dict, then the buffers that it leaves out."""
     keys = list(model.state_dict(keep_vars=True))
     return keys + [k for k, _ in model.named_buffers(remove_duplicate=False) if k not in set(keys)]
-
-
-def fix_attributes(module: nn.Module, groups: int | None = None) -> None:
-    """Make a layer's sizes say what its parameters are (they are printed, re-exported and read by users)."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        module.groups = groups or module.groups
-        module.in_channels, module.out_channels = weight.shape[1] * module.groups, weight.shape[0]
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        module.num_features = weight.shape[0]
-    elif isinstance(module, nn.GroupNorm):
-        module.num_channels = weight.shape[0]
-    elif isinstance(module, nn.LayerNorm):
-        module.normalized_shape = tuple(weight.shape)

@@ -23,7 +23,7 @@ from niwaki.spaces.trace import Example, as_tuple, restored_modes
 from niwaki.spaces.types import Cost, Group
 
 if TYPE_CHECKING:
-    from niwaki.spaces.space import Plan
+    from niwaki.spaces.plan import Plan
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -45,13 +45,18 @@ def count(model: nn.Module, example: Example, sparse: Mapping[str, str] | None =
         >>> count(nn.Linear(8, 4), torch.zeros(1, 8))
         Cost(macs=32, params=36, bytes=144, latency_ms=None)
     """
+    return Cost(_macs(model, as_tuple(example)), *weigh(model, sparse))
+
+
+def weigh(model: nn.Module, sparse: Mapping[str, str] | None = None) -> tuple[int, int]:
+    """Parameters, and bytes of the state dict as stored: what of :func:`count` needs no input."""
     total = 0
     for key, value in model.state_dict().items():
         total += value.numel() * value.element_size()
         if sparse and key.removesuffix(".weight") in sparse:
             numel, itemsize = value.numel(), value.element_size()
             total += int(torch.count_nonzero(value)) * itemsize + (numel + 7) // 8 - numel * itemsize
-    return Cost(_macs(model, as_tuple(example)), sum(p.numel() for p in model.parameters()), total)
+    return sum(p.numel() for p in model.parameters()), total
 
 
 def _macs(model: nn.Module, args: tuple[Tensor, ...]) -> int:
@@ -113,7 +118,7 @@ class TensorCost:
 
 @dataclass(frozen=True, eq=False)
 class RowCost:
-    """One operation: MACs = product of ``factors`` unless one of ``blocks`` is skipped."""
+    """One operation: MACs = product of ``factors`` unless one of ``blocks`` is skipped or ``summed`` is one place."""
 
     name: str
     op: str
@@ -126,6 +131,14 @@ class RowCost:
     stride: int
     weights: tuple[Poly, ...]
     blocks: frozenset[str]
+    summed: tuple[Poly, ...]
+
+    def macs(self, widths: Ints, memo: dict[Poly, Any]) -> Any:
+        """An int or (N,)."""
+        if not self.factors:
+            return 0
+        macs = _product(self.factors, widths, memo)
+        return macs * (np.asarray(_product(self.summed, widths, memo)) > 1) if self.summed else macs
 
 
 @dataclass(frozen=True)
@@ -210,6 +223,7 @@ class CostTable:
                 r.stride,
                 tuple(poly(d) for d in plan.analysis.tensors[r.weight]) if r.weight else (),
                 blocks.get(r.node, frozenset()),
+                tuple(poly(d) for d in r.summed),
             )
             for r in plan.analysis.rows
             if r.node.graph is plan.programs["eval"].graph
@@ -221,8 +235,7 @@ class CostTable:
         memo: dict[Poly, Any] = {}
         macs, params, stored = (np.zeros(chosen.n, dtype=np.int64) for _ in range(3))
         for row in self.rows:
-            if row.factors:
-                macs += _product(row.factors, chosen.widths, memo) * chosen.living((row.blocks,))
+            macs += row.macs(chosen.widths, memo) * chosen.living((row.blocks,))
         for t in self.tensors:
             numel = _product(t.sizes, chosen.widths, memo)
             living = chosen.living(t.users)
@@ -253,7 +266,7 @@ class CostTable:
                 full(r.inputs(chosen.widths, memo)),
                 full(r.outputs(chosen.widths, memo)),
                 full(r.groups(chosen.widths, memo)),
-                full(_product(r.factors, chosen.widths, memo) if r.factors else 0),
+                full(r.macs(chosen.widths, memo)),
                 full(_product(r.weights, chosen.widths, memo) if r.weights else 0),
                 chosen.living((r.blocks,)),
             )

@@ -16,6 +16,7 @@ from torch import fx
 from niwaki.spaces import algebra, axes
 from niwaki.spaces.axes import Dim
 from niwaki.spaces.trace import BATCH, Program, hint, shape_of, source_line
+from niwaki.spaces.unknown import fixed_macs
 
 Rule = Callable[["Call"], None]
 
@@ -45,7 +46,10 @@ class Free:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One operation for costs: macs = product of the sizes of ``factors`` (batch counts as 1)."""
+    """One operation for costs: macs = product of the sizes of ``factors`` (batch counts as 1).
+
+    None at all where ``summed`` is given and comes down to one position (einsum then multiplies without summing).
+    """
 
     node: fx.Node
     op: str
@@ -57,6 +61,7 @@ class Row:
     stride: int = 1
     groups: Dim = axes.ONE
     weight: str | None = None
+    summed: tuple[Dim, ...] = ()
 
 
 @dataclass(eq=False)
@@ -65,11 +70,13 @@ class Analysis:
 
     tensors: dict[str, list[Dim]] = field(default_factory=dict)
     values: dict[fx.Node, list[list[Dim]]] = field(default_factory=dict)
-    rewrites: dict[fx.Node, tuple[Any, tuple[Any, ...]]] = field(default_factory=dict)
+    rewrites: dict[fx.Node, tuple[Any, tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     producers: list[tuple[fx.Node, str, int]] = field(default_factory=list)
     consumers: set[tuple[str, int]] = field(default_factory=set)
     carriers: set[str] = field(default_factory=set)
+    over_kept: set[fx.Node] = field(default_factory=set)
+    unlisted: set[str] = field(default_factory=set)
 
     def walk(self, program: Program, rules: Mapping[str, Rule]) -> None:
         """Propagate dimensions through every node of the program."""
@@ -94,10 +101,15 @@ class Analysis:
         elif key in self.tensors:
             dims = self.tensors[key]
         else:
-            reason = "a constant" if key in program.constants else None
+            reason = None if key in program.ties else "a constant"
             if not value.dtype.is_floating_point:
                 reason = "integer data"
-            dims = self.tensors[key] = [axes.new(s, reason) for s in shape_of(value)]
+            first = program.ties.get(key, key)
+            if first not in self.tensors:
+                self.tensors[first] = [axes.new(s, reason) for s in shape_of(value)]
+            dims = self.tensors[key] = self.tensors[first]
+            if first != key or key in program.constants:
+                self.unlisted.add(key)
         self.values[node] = [dims]
 
     def _call(self, node: fx.Node, rules: Mapping[str, Rule]) -> None:
@@ -138,7 +150,7 @@ class Call:
         return self.analysis.values[value][part]
 
     def is_tensor(self, value: Any) -> bool:
-        return isinstance(value, fx.Node) and value in self.analysis.values
+        return isinstance(value, fx.Node) and bool(self.analysis.values.get(value))
 
     def shape(self) -> list[int]:
         """Shape of the (single) result while tracing."""
@@ -164,9 +176,9 @@ class Call:
     def out(self, *results: list[Dim]) -> None:
         self.analysis.values[self.node] = list(results)
 
-    def rewrite(self, *args: Any, target: Any = None) -> None:
-        """The node's arguments with width-dependent literals as Size/Before/Free."""
-        self.analysis.rewrites[self.node] = (target or self.node.target, args)
+    def rewrite(self, *args: Any, target: Any = None, **named: Any) -> None:
+        """The node's arguments with width-dependent literals as Size/Before/Free; ``named`` ones are added."""
+        self.analysis.rewrites[self.node] = (target or self.node.target, args, named)
 
     def row(self, op: str, factors: list[Dim], channels: tuple[Dim, Dim], positions: list[Dim], **more: Any) -> None:
         self.analysis.rows.append(Row(self.node, op, tuple(factors), *channels, tuple(positions), **more))
@@ -191,6 +203,15 @@ class Call:
             if (key := self.key(value)) is not None:
                 self.analysis.carriers.add(key)
 
+    def over_kept(self, *dims: Dim) -> None:
+        """Note that the operation reads statistics over these units: absent is not the same as zero.
+
+        The masked reference then computes it over the kept units alone.
+        """
+        self.analysis.over_kept.add(self.node)
+        for dim in dims:
+            axes.inexact(dim)
+
     def give_up(self, text: str) -> None:
         """Pin everything the node touches: safe, and said."""
         for value in self.node.all_input_nodes:
@@ -198,6 +219,8 @@ class Call:
                 for dim in dims:
                     self.pin(dim, text)
         self.out(*[opaque(v, self.reason(text)) for v in results_of(self.node)])
+        if macs := fixed_macs(self.node):
+            self.row("matmul", [axes.new(macs, text)], (axes.ONE, axes.ONE), [])
 
     def close(self) -> None:
         """Guard: inputs the rule never looked at are pinned, results it never stated are opaque."""

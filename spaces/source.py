@@ -14,10 +14,11 @@ from torch import Tensor, fx, nn
 
 from niwaki.spaces.axes import Dim, dim_size, leaves
 from niwaki.spaces.passes import Before, Free, Size
+from niwaki.spaces.removal import Removal
 from niwaki.spaces.trace import Mode, Program
 
 if TYPE_CHECKING:
-    from niwaki.spaces.space import Plan
+    from niwaki.spaces.plan import Plan
 
 MaskOf = Callable[[Dim], Tensor | None]
 
@@ -91,12 +92,7 @@ def carved_graph(program: Program, plan: Plan, skipped: frozenset[str], mask: Ma
 
     Parameters are ``get_attr`` nodes; ``meta["origin"]`` of a node is the traced one.
     """
-    cones = plan.cones[program.mode]
-    dead: set[fx.Node] = set()
-    replaced: dict[fx.Node, fx.Node] = {}
-    for name in skipped:
-        dead |= cones[name].nodes | {cones[name].add}
-        replaced[cones[name].add] = cones[name].skip
+    gone = Removal([plan.cones[program.mode][name] for name in skipped])
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
     placed: set[fx.Node] = set()
@@ -107,18 +103,21 @@ def carved_graph(program: Program, plan: Plan, skipped: frozenset[str], mask: Ma
     for node in program.graph.nodes:
         if node in placed:
             continue
-        if node in replaced:
-            target = replaced[node]
-            new[node] = new[target]
-        elif node in dead:
+        if node in gone.replaced:
+            skip = new[gone.replaced[node]]
+            new[node] = graph.call_function(torch.ops.aten.clone.default, (skip,)) if node in gone.copied else skip
+        elif node in gone.dead:
             continue
         elif node.op == "placeholder":
-            if any(u not in dead for u in node.users):
+            if any(u not in gone.dead for u in node.users):
                 new[node] = graph.get_attr(program.keys[node.name])
         elif node.op == "output":
             graph.output(tuple(fx.map_arg(node.args[0], lambda n: new[n])))
         else:
-            new[node] = _emit(graph, node, plan.analysis.rewrites.get(node), new, mask)
+            rewrite = plan.analysis.rewrites.get(node)
+            if node in gone.fresh:
+                rewrite = (gone.fresh[node], *(rewrite[1:] if rewrite else (node.args, {})))
+            new[node] = _emit(graph, node, rewrite, new, mask)
     for old, node in new.items():
         node.meta.setdefault("origin", old)
     graph.set_codegen(fx.graph.CodeGen())
@@ -126,7 +125,7 @@ def carved_graph(program: Program, plan: Plan, skipped: frozenset[str], mask: Ma
 
 
 def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> fx.Node:
-    target, args = (node.target, node.args) if rewrite is None else rewrite
+    target, args, named = (node.target, node.args, {}) if rewrite is None else rewrite
     if isinstance(target, str):
         target = _op(target)
 
@@ -143,7 +142,7 @@ def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.No
             return value if data is None else graph.call_function(getattr, (new[data], "device"))
         return _size(value, new, mask)
 
-    return graph.call_function(target, fill(tuple(args)), fill(dict(node.kwargs)))
+    return graph.call_function(target, fill(tuple(args)), fill({**node.kwargs, **named}))
 
 
 def _op(name: str) -> Any:

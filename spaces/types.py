@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -70,6 +71,32 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """Units that a search may not remove.
+
+    Attributes:
+        name: of the layer that makes them, as for groups.
+        units: how many there are.
+        reason: why they stay.
+        where: ``file.py:line`` of the operation that forbids it, else of the layer; '' where neither is known.
+    """
+
+    name: str
+    units: int
+    reason: str
+    where: str = ""
+
+    @classmethod
+    def because(cls, name: str, units: int, pin: str, layer: str = "") -> Fixed:
+        """From the reason noted on a dimension, which ends with ``(file.py:line)`` where an operation is to blame."""
+        found = re.fullmatch(r"(.*) \(([^()\s]+:\d+)\)", pin, re.DOTALL)
+        return cls(name, units, *(found.groups() if found else (pin, layer)))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}" + (f" ({self.where})" if self.where else "")
+
+
+@dataclass(frozen=True)
 class Block:
     """A removable residual block: one entry, one exit of the same shape, a skip path around it.
 
@@ -82,6 +109,17 @@ class Block:
     name: str
     stage: str
     position: int
+
+    @staticmethod
+    def modules(name: str) -> tuple[str, ...]:
+        """The module paths behind a block's name: ``layers.0.linear1+linear2`` is two modules, ``again#1`` is one call.
+
+        Example:
+            >>> Block.modules("layers.0.linear1+linear2")
+            ('layers.0.linear1', 'layers.0.linear2')
+        """
+        path, _, last = name.split("#", maxsplit=1)[0].rpartition(".")
+        return tuple(f"{path}.{part}" if path else part for part in last.split("+"))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from niwaki.search.report import text
 from niwaki.search.report.data import Costs, Kind, Member, Point, ReportData
+from niwaki.spaces import Block
 
 INK, PALE, GREEN, BRICK, GOLD, BLUE = "#22302a", "#b9c4bd", "#2f7d4f", "#b5472f", "#c08a1e", "#3f6fa8"
 
@@ -148,7 +149,8 @@ def widths(best: Member, teacher: Member) -> go.Figure:
     names = list(teacher.widths)
     full = [teacher.widths[n] for n in names]
     # a candidate has a width for the groups of blocks that it leaves out, too
-    gone = [any(n == b or n.startswith(f"{b}.") for b in best.skipped) for n in names]
+    skipped = [path for block in best.skipped for path in Block.modules(block)]
+    gone = [any(n == path or n.startswith(f"{path}.") for path in skipped) for n in names]
     kept = [0 if out else best.widths.get(n, 0) for n, out in zip(names, gone, strict=True)]
     hover = [f"<b>{escape(n)}</b><br>{k} of {f} units kept" for n, k, f in zip(names, kept, full, strict=True)]
     labels = [escape(n) for n in names]

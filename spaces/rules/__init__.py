@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 from niwaki.spaces.passes import Rule
-from niwaki.spaces.rules import concat, conv, elementwise, linear, norm, pool, reshape
+from niwaki.spaces.rules import (
+    attention,
+    concat,
+    conv,
+    elementwise,
+    embedding,
+    factories,
+    linear,
+    norm,
+    pixel,
+    pool,
+    products,
+    recurrent,
+    reshape,
+)
 
 ALL: dict[str, Rule] = {
     name: rule
-    for module in (concat, conv, elementwise, linear, norm, pool, reshape)
+    for module in (
+        attention,
+        concat,
+        conv,
+        elementwise,
+        embedding,
+        linear,
+        norm,
+        pool,
+        reshape,
+        factories,
+        pixel,
+        products,
+        recurrent,
+    )
     for name, rule in module.RULES.items()
 }

@@ -32,7 +32,8 @@ def _split_into(call: Call, dim: int, sizes: list[int]) -> None:
         axes.pin(dims[dim], reason)
         parts = [axes.new(s, reason) for s in sizes]
     call.out(*[[part if i == dim else d for i, d in enumerate(dims)] for part in parts])
-    call.rewrite(x, [Size(p) for p in parts], dim, target="aten.split_with_sizes.default")
+    if not any(atom.batch for atom in axes.leaves(dims[dim])):  # the batch is cut as it comes
+        call.rewrite(x, [Size(p) for p in parts], dim, target="aten.split_with_sizes.default")
 
 
 def split(call: Call) -> None:
@@ -137,6 +138,8 @@ RULES: dict[str, Rule] = {
     "aten.chunk.default": split,
     "aten.split.Tensor": split,
     "aten.split.sizes": split,
+    "aten.tensor_split.indices": split,
+    "aten.tensor_split.sections": split,
     "aten.split_with_sizes.default": split,
     "aten.unbind.int": unbind,
     "<built-in function getitem>": getitem,

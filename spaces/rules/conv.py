@@ -13,7 +13,7 @@ def conv(call: Call) -> None:
     x, weight, bias = call.arg(0, "input"), call.arg(1, "weight"), call.arg(2, "bias")
     groups = call.arg(6, "groups", 1)
     xd, wd = call.dims(x), call.dims(weight)
-    space = [call.data(s) for s in call.shape()[2:]]
+    space = places(call, xd)
     channels_in, channels_out = xd[1], wd[0]
     group_dim = axes.ONE
     if groups == 1:
@@ -47,6 +47,13 @@ def conv(call: Call) -> None:
     )
 
 
+def places(call: Call, dims: list[axes.Dim]) -> list[axes.Dim]:
+    """What the operation makes of the dimensions after the channels; those it slides over may be units elsewhere."""
+    for dim in dims[2:]:
+        call.pin(dim, f"{call.node.target} slides over it")
+    return [call.data(s) for s in call.shape()[2:]]
+
+
 def _grouped(call: Call, channels_in: axes.Dim, wd: list[axes.Dim], groups: int) -> axes.Dim:
     """Tie input, weight and groups; returns the dimension that counts the groups."""
     width_in = axes.dim_size(channels_in) // groups
@@ -66,25 +73,39 @@ def _grouped(call: Call, channels_in: axes.Dim, wd: list[axes.Dim], groups: int)
 def conv_transpose(call: Call) -> None:
     """``(x, weight (I, O/g, *k), bias, stride, padding, output_padding, groups, dilation)``."""
     x, weight, bias = call.arg(0, "input"), call.arg(1, "weight"), call.arg(2, "bias")
-    if call.arg(6, "groups", 1) != 1:
-        call.give_up("grouped transposed convolution")
-        return
-    xd, wd = call.dims(x), call.dims(weight)
+    groups, xd, wd = call.arg(6, "groups", 1), call.dims(x), call.dims(weight)
     call.unify(xd[1], wd[0])
     call.layer(weight, produces=1, consumes=0, channel=1)
+    group_dim, channels_out = (axes.ONE, wd[1]) if groups == 1 else _grouped_transpose(call, wd, groups)
     if bias is not None:
-        call.unify(call.dims(bias)[0], wd[1])
+        call.unify(call.dims(bias)[0], channels_out)
         call.carries(bias)
-    space = [call.data(s) for s in call.shape()[2:]]
-    call.out([xd[0], wd[1], *space])
+    call.out([xd[0], channels_out, *places(call, xd)])
     call.row(
         "conv",
         [xd[0], *wd, *xd[2:]],
-        (xd[1], wd[1]),
+        (xd[1], channels_out),
         list(xd[2:]),
         kernel=prod(axes.dim_size(k) for k in wd[2:]),
+        groups=group_dim,
         weight=call.key(weight),
     )
+
+
+def _grouped_transpose(call: Call, wd: list[axes.Dim], groups: int) -> tuple[axes.Dim, axes.Dim]:
+    """The dimension that counts the groups, and the output's: every group of inputs makes ``O/g`` outputs."""
+    width_in = axes.dim_size(wd[0]) // groups
+    group_dim = wd[0] if width_in == 1 else axes.new(groups)
+    if width_in > 1:
+        call.unify(wd[0], algebra.merge([group_dim, axes.new(width_in)]))
+    else:
+        call.carries(call.arg(1, "weight"))
+        call.pin(wd[1], "channel multiplier")
+    if len(call.node.args) > 6:
+        call.rewrite(*call.node.args[:6], Size(group_dim), *call.node.args[7:])
+    else:
+        call.pin(group_dim, "groups given by keyword")
+    return group_dim, algebra.merge([group_dim, wd[1]])
 
 
 RULES: dict[str, Rule] = {

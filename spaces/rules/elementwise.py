@@ -13,6 +13,12 @@ def unary(call: Call) -> None:
     call.row("elementwise", [], (dims[1], dims[1]) if len(dims) > 1 else ((), ()), dims[2:])
 
 
+def unary_like(call: Call) -> None:
+    """``(x, other)``: only the type or the device of ``other`` is read."""
+    call.dims(call.node.args[1])
+    unary(call)
+
+
 def broadcasting(call: Call) -> None:
     operands = [call.dims(a) for a in (*call.node.args, *call.node.kwargs.values()) if call.is_tensor(a)]
     dims = broadcast(call, *operands)
@@ -31,9 +37,24 @@ def prelu(call: Call) -> None:
 
 
 def softmax(call: Call) -> None:
+    """Over units it shares one among those that stay: a removed unit weighs nothing, a zero one would weigh ``e^0``."""
     dims = call.dims(call.arg(0, "self"))
-    call.pin(dims[call.arg(1, "dim")], "softmax runs over it")
+    call.over_kept(dims[call.arg(1, "dim")])
     call.out(dims)
+
+
+def running(call: Call) -> None:
+    """``cumsum`` and the like: what comes later reads what came before, so nothing may go."""
+    dims = call.dims(call.arg(0, "self"))
+    call.pin(dims[call.arg(1, "dim")], f"{call.node.target} runs over it")
+    call.out(dims)
+
+
+def copy(call: Call) -> None:
+    """``(into, from)``: what is written holds the units of what it is written into."""
+    into = call.dims(call.node.args[0])
+    broadcast(call, into, call.dims(call.node.args[1]))
+    call.out(into)
 
 
 def shapeless(call: Call) -> None:
@@ -92,17 +113,47 @@ _UNARY = [
     "to.dtype",
     "to.device",
     "to.dtype_layout",
-    "type_as.default",
     "bernoulli.p",
     "bernoulli_.float",
     "fill_.Scalar",
+    "fill.Scalar",
+    "zero_.default",
+    "zero.default",
+    "empty_like.default",
+    "rand_like.default",
+    "randn_like.default",
+    "sin.default",
+    "cos.default",
+    "erf.default",
+    "log.default",
+    "log1p.default",
+    "expm1.default",
+    "reciprocal.default",
+    "sign.default",
+    "floor.default",
+    "round.default",
+    "nan_to_num.default",
+    "isinf.default",
+    "isnan.default",
+    "relu6_.default",
+    "hardshrink.default",
+    "softshrink.default",
+    "softsign.default",
+    "clamp_max.default",
+    "clamp_min_.default",
+    "bernoulli.default",
+    "bitwise_not.default",
+    "native_dropout.default",
     "zeros_like.default",
     "ones_like.default",
     "logical_not.default",
     "pow.Tensor_Scalar",
     "lift_fresh_copy.default",
 ]
-_BINARY = ["add", "sub", "mul", "div", "pow", "maximum", "minimum", "eq", "ne", "ge", "gt", "le", "lt"]
+_BINARY = [
+    *("add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod", "pow", "atan2", "maximum", "minimum"),
+    *("eq", "ne", "ge", "gt", "le", "lt", "logical_and", "logical_or", "bitwise_and", "bitwise_or"),
+]
 
 RULES: dict[str, Rule] = {
     **{f"aten.{name}": unary for name in _UNARY},
@@ -115,7 +166,17 @@ RULES: dict[str, Rule] = {
     "aten.addcmul.default": broadcasting,
     "aten.prelu.default": prelu,
     "aten.where.self": broadcasting,
-    "aten.masked_fill.Scalar": broadcasting,
+    "aten.where.ScalarOther": broadcasting,
+    "aten.where.ScalarSelf": broadcasting,
+    "aten.where.Scalar": broadcasting,
+    "aten.lerp.Tensor": broadcasting,
+    "aten.lerp.Scalar": broadcasting,
+    **{f"aten.masked_fill{mark}.{form}": broadcasting for mark in ("", "_") for form in ("Scalar", "Tensor")},
+    "aten.copy_.default": copy,
+    "aten.copy.default": copy,
+    "aten.type_as.default": unary_like,
+    "aten.to.other": unary_like,
+    **{f"aten.{name}.default": running for name in ("cumsum", "cumprod", "logcumsumexp")},
     "aten.softmax.int": softmax,
     "aten._softmax.default": softmax,
     "aten.log_softmax.int": softmax,

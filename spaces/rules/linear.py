@@ -1,4 +1,4 @@
-"""Linear layers and products of two computed tensors."""
+"""Linear layers, and how dimensions broadcast."""
 
 from __future__ import annotations
 
@@ -19,18 +19,6 @@ def linear(call: Call) -> None:
     call.row("linear", [*xd[:-1], *wd], (wd[1], wd[0]), xd[1:-1], weight=call.key(weight))
 
 
-def matmul(call: Call) -> None:
-    """``(..., n, k) @ (..., k, m)``; leading dimensions broadcast."""
-    a, b = call.dims(call.arg(0, "self")), call.dims(call.arg(1, "other", call.arg(1, "mat2")))
-    if len(a) < 2 or len(b) < 2:
-        call.give_up("matmul with a vector")
-        return
-    call.unify(a[-1], b[-2])
-    lead = broadcast(call, a[:-2], b[:-2])
-    call.out([*lead, a[-2], b[-1]])
-    call.row("matmul", [*lead, a[-2], a[-1], b[-1]], (a[-1], b[-1]), [*lead[1:], a[-2]])
-
-
 def broadcast(call: Call, *operands: list[axes.Dim]) -> list[axes.Dim]:
     """Unify right-aligned dimensions; a size of 1 meets anything."""
     rank = max(len(o) for o in operands)
@@ -45,7 +33,4 @@ def broadcast(call: Call, *operands: list[axes.Dim]) -> list[axes.Dim]:
 
 RULES: dict[str, Rule] = {
     "aten.linear.default": linear,
-    "aten.matmul.default": matmul,
-    "aten.bmm.default": matmul,
-    "aten.mm.default": matmul,
 }

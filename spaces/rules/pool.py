@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from niwaki.spaces.passes import Call, Rule
 
 
 def pool(call: Call) -> None:
-    """All pools over ``(B, C, *space)``; the form with indices returns two results."""
+    """All pools over ``(..., *space)``, what is before space flows; the form with indices returns two results."""
     dims = call.dims(call.arg(0, "self", call.arg(0, "input")))
-    results = [[*dims[:2], *[call.data(s) for s in shape[2:]]] for shape in call.shapes()]
+    first = len(dims) - int(re.findall(r"(\d)d", str(call.node.target))[0])
+    for dim in dims[first:]:
+        call.pin(dim, f"{call.node.target} slides over it")
+    results = [[*dims[:first], *[call.data(s) for s in shape[first:]]] for shape in call.shapes()]
     call.out(*results)
-    call.row("pool", [], (dims[1], dims[1]), results[0][2:])
+    call.row("pool", [], (dims[first - 1], dims[first - 1]), results[0][first:])
 
 
 RULES: dict[str, Rule] = {

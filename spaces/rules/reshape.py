@@ -1,14 +1,16 @@
-"""Views: merge and factor dimensions; moves: permute, transpose, squeeze, expand."""
+"""Views: merge and factor dimensions; moves: permute, transpose, squeeze, expand, roll."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from niwaki.spaces import algebra, axes
 from niwaki.spaces.axes import Dim
-from niwaki.spaces.passes import Call, Free, Rule, Size
+from niwaki.spaces.passes import Call, Free, Rule, Size, opaque
+from niwaki.spaces.rules.linear import broadcast
 
 
 def view(call: Call) -> None:
@@ -77,6 +79,14 @@ def _reshape_block(call: Call, dims: list[Dim], shape: list[int]) -> list[Dim]:
     return parts
 
 
+def view_as(call: Call) -> None:
+    """``(x, other)``: the sizes are read from ``other`` when it runs, so both must hold the same units."""
+    out = regroup(call, call.dims(call.node.args[0]), call.shape())
+    for mine, theirs in zip(out, call.dims(call.node.args[1]), strict=True):
+        call.unify(mine, theirs)
+    call.out(out)
+
+
 def permute(call: Call) -> None:
     dims = call.dims(call.node.args[0])
     call.out([dims[d] for d in call.node.args[1]])  # type: ignore[index,union-attr]
@@ -87,6 +97,13 @@ def transpose(call: Call) -> None:
     a, b = call.arg(1, "dim0"), call.arg(2, "dim1")
     dims[a], dims[b] = dims[b], dims[a]
     call.out(dims)
+
+
+def turn(call: Call) -> None:
+    """``t``, ``T``, ``mT``: the last two dimensions change places (all of them for ``T``)."""
+    dims = call.dims(call.node.args[0])
+    whole = "numpy_T" in str(call.node.target)
+    call.out(dims[::-1] if whole or len(dims) < 2 else [*dims[:-2], dims[-1], dims[-2]])
 
 
 def squeeze(call: Call) -> None:
@@ -109,11 +126,42 @@ def unsqueeze(call: Call) -> None:
 def expand(call: Call) -> None:
     """``(x, sizes)``: a size of 1 becomes data, the rest flows."""
     x, dims, sizes = call.node.args[0], list(call.dims(call.node.args[0])), call.arg(1, "size")
-    shape = call.shape()
-    dims = [axes.ONE] * (len(shape) - len(dims)) + dims
-    out = [d if axes.dim_size(d) == s else axes.new(s, "expanded") for d, s in zip(dims, shape, strict=True)]
+    made = opaque(call.node.meta["val"], "expanded")
+    dims = [axes.ONE] * (len(made) - len(dims)) + dims
+    out = [d if axes.dim_size(d) == axes.dim_size(new) else new for d, new in zip(dims, made, strict=True)]
     call.out(out)
     call.rewrite(x, [literal(v, d) for v, d in zip(sizes, out, strict=True)])
+
+
+def expand_as(call: Call) -> None:
+    """``(x, other)``: a broadcast to the dimensions of ``other``."""
+    other = call.dims(call.node.args[1])
+    broadcast(call, call.dims(call.node.args[0]), other)
+    call.out(other)
+
+
+def move(call: Call) -> None:
+    """``movedim(x, source, destination)``."""
+    dims = call.dims(call.node.args[0])
+    order = torch.empty(range(1, len(dims) + 1), device="meta").movedim(*call.node.args[1:3]).shape  # type: ignore[arg-type]
+    call.out([dims[k - 1] for k in order])
+
+
+def reverse(call: Call) -> None:
+    """``flip(x, dims)``: units in the other order are other units."""
+    dims = call.dims(call.node.args[0])
+    for d in call.arg(1, "dims"):
+        call.pin(dims[d], "flipped")
+    call.out(dims)
+
+
+def roll(call: Call) -> None:
+    """``(x, shifts, dims)``: places move round; without ``dims`` over the flattened tensor."""
+    dims = call.dims(call.node.args[0])
+    over = call.arg(2, "dims", ())
+    for d in over or range(len(dims)):
+        call.pin(dims[d], "rolled")
+    call.out(dims)
 
 
 RULES: dict[str, Rule] = {
@@ -121,8 +169,16 @@ RULES: dict[str, Rule] = {
         f"aten.{name}": view
         for name in ("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unflatten.int")
     },
+    **dict.fromkeys(("aten.view_as.default", "aten.reshape_as.default"), view_as),
     "aten.permute.default": permute,
-    "aten.transpose.int": transpose,
+    **dict.fromkeys(
+        ("aten.transpose.int", "aten.swapaxes.default", "aten.swapdims.default", "aten.transpose_.default"), transpose
+    ),
+    **dict.fromkeys(("aten.t.default", "aten.numpy_T.default", "aten.mT.default"), turn),
+    **dict.fromkeys(("aten.movedim.int", "aten.movedim.intlist", "aten.moveaxis.intlist"), move),
+    "aten.flip.default": reverse,
+    "aten.roll.default": roll,
+    "aten.expand_as.default": expand_as,
     "aten.squeeze.default": squeeze,
     "aten.squeeze.dim": squeeze,
     "aten.squeeze.dims": squeeze,

@@ -4,7 +4,8 @@ import pytest
 
 from niwaki.search.checks import check_choices
 from niwaki.search.config import load_config, packaged_configs, parse_config, to_yaml
-from niwaki.spaces import InputError
+from niwaki.search.context import space_options
+from niwaki.spaces import InputError, SpaceOptions
 
 GOOD = "budget: {macs: 50%}\n"
 
@@ -23,6 +24,16 @@ WRONG = {
     "budget.macs.x=3": ["budget.macs is '50%', not a section"],
     "budget={}": ["budget", "at least one of latency, macs, params, size"],
     "search": ["--set search", "section.key=value"],
+    "space.step=0": ["space.step", "0", "whole number >= 1"],
+    "space.step={'layer1.*': 2.5}": ["space.step", "2.5", "pattern: number"],
+    "space.keep=layer1": ["space.keep", "'layer1'", "tuple"],
+    "space.tie=[[a, 3]]": ["space.tie.0.1", "3", "string"],
+    "space.tie=[[]]": ["space.tie.0", "at least 1"],
+    "space.widths={a: [1.5]}": ["space.widths.a", "1.5", "units (1, 2, ...) or ratios in (0, 1]"],
+    "space.widths={a: [true]}": ["space.widths.a", "got True"],
+    "space.widths={a: []}": ["space.widths.a", "list of widths"],
+    "space.widths=[8]": ["space.widths", "[8]", "dictionary"],
+    "space.ties=[a]": ["space.ties", "'tie'"],
     "train={": ["--set train={", "not valid YAML"],
 }
 
@@ -105,6 +116,26 @@ def test_the_resolved_configuration_reads_back_the_same(tmp_path: Path) -> None:
     path.write_text(to_yaml(config))
     assert load_config(path) == config
     assert (config.space.sparsity, config.budget.latency) == (("0.5",), "3")
+
+
+def test_widths_steps_and_ties_read_back_as_they_were_written(tmp_path: Path) -> None:
+    """1 is one unit and 1.0 all of them: the file in the run folder must keep them apart."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        GOOD + "space: {keep: [stem], tie: [a*, [b, c]], widths: {d: [1, 8, 0.5], 'e*': [1.0]}, step: {'f*': 8}}\n"
+    )
+    config = load_config(path)
+    options = space_options(config)
+    assert options == SpaceOptions(
+        ratios=config.space.ratios, keep=["stem"], tie=["a*", ["b", "c"]],
+        widths={"d": [1, 8, 0.5], "e*": [1.0]}, step={"f*": 8},
+    )  # fmt: skip
+    again = tmp_path / "config.yaml"
+    again.write_text(to_yaml(config))
+    assert load_config(again) == config
+    read = space_options(load_config(again)).widths
+    assert [type(w) for w in (*read["d"], *read["e*"])] == [int, int, float, float]
+    assert load_config(path, ["space.tie=[[g, h]]", "space.step=4"]).space.tie == (("g", "h"),)
 
 
 def test_a_configuration_is_frozen(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,3 +125,25 @@ def test_positions_agree_with_masks(data: st.DataObject) -> None:
 def test_positions_of_a_unit_that_meets_itself_are_refused() -> None:
     a = Atom(3)
     assert axes.positions(((a, a),))[a] is None
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_stream_through_thousands_of_additions(newest_first: bool) -> None:
+    """A chain of renamings is as long as the network is deep; resolving either end needs no recursion."""
+    first = stream = axes.new(8)
+    for _ in range(3000):
+        branch = axes.new(8)
+        assert algebra.unify(*((branch, stream) if newest_first else (stream, branch)), "test")
+        stream = branch
+    assert axes.resolve(first) == axes.resolve(stream)
+    axes.pin(first, "because")
+    assert [a.pin for a in axes.leaves(stream)] == ["because"]
+
+
+def test_units_shifted_by_one_end_in_single_units() -> None:
+    """x + shift(x) ties every unit to the next: the boundaries move on until nothing is left to cut."""
+    x, zero = axes.new(6), axes.new(1)
+    parts = algebra.chunks(x, [5, 1])
+    assert parts is not None
+    assert algebra.unify((*zero, *parts[0]), x, "test")
+    assert [axes.product_size(p) for p in axes.resolve(x)] == [1] * 6

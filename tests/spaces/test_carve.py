@@ -70,7 +70,7 @@ def test_student_is_an_ordinary_module(name: str, route: str) -> None:
     model, x, space = case(name)
     candidate, kept = draw(space, 5)
     cut = Cut(model, space, candidate, kept)
-    if route == "class" and not keeps_class(model, space, bool(candidate.skipped)):
+    if route == "class" and not keeps_class(model, space, candidate.skipped):
         pytest.skip("the user's class does not survive")
     student = cut.as_class() if route == "class" else cut.as_source()
     with torch.no_grad():
