@@ -59,7 +59,10 @@ class Subject:
 
 
 class Exporter(Protocol):
-    """One export format; its dataclass fields are its options. Called in the order write, error."""
+    """One export format; its dataclass fields are its options. Called in the order write, error.
+
+    A format of more than one file names the others in a class variable ``beside``; ``write`` puts them beside ``path``.
+    """
 
     filename: ClassVar[str]
 

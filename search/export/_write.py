@@ -88,4 +88,6 @@ def _write_one(name: str, writer: Exporter, subject: Subject, folder: Path) -> d
             f"{name}: the exported model differs from the original by {error:.2e} of its largest output "
             f"on {len(subject.inputs[0])} real inputs; at most {TOLERANCE:.0e} is allowed"
         )
-    return {**file_facts(path), "error": error, "checked_on": len(subject.inputs[0])}
+    facts = {**file_facts(path), "error": error, "checked_on": len(subject.inputs[0])}
+    beside = [file_facts(folder / other) for other in getattr(writer, "beside", ())]  # a file that one format needs
+    return facts | ({"beside": beside} if beside else {})

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.search.export._base import ExportError, Subject, batches, difference
+from niwaki.spaces.trace import dynamic_batch
 
 _LIMIT = 2**31 - 2**20
 """protobuf's limit of 2 GB, less room for the graph: larger weights go to a file beside the model."""
@@ -74,8 +75,7 @@ class ONNX:
         return bytes(self._program(model, inputs).model_proto.SerializeToString())
 
     def _program(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.onnx.ONNXProgram:
-        batch = torch.export.Dim.DYNAMIC
-        shapes = tuple({0: batch} for _ in inputs) if self.dynamic_batch else None
+        shapes = dynamic_batch(model, inputs, torch.export.Dim.DYNAMIC) if self.dynamic_batch else None
         try:
             with _quiet():
                 program = torch.onnx.export(

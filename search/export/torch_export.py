@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from niwaki.search.export._base import ExportError, Subject, batches, difference, tensors_of
+from niwaki.spaces.trace import dynamic_batch
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class TorchExport:
 
     def write(self, subject: Subject, path: Path) -> None:
         """Raises ExportError where torch.export cannot trace the model."""
-        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in subject.inputs) if self.dynamic_batch else None
+        batch = torch.export.Dim.DYNAMIC
+        shapes = dynamic_batch(subject.model, subject.inputs, batch) if self.dynamic_batch else None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
