@@ -1,16 +1,18 @@
-"""The command line: ``niwaki search``, ``resume``, ``front``, ``export``, ``report``, ``space``, ``latency``."""
+"""The command line; the commands that ask about a model are in :mod:`niwaki.cli_models`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+
+from niwaki.cli_models import check, latency, space
+from niwaki.outputs import Json, stdout, stdout_for_results
 
 # torch, ray and the rest of niwaki are imported inside the commands: `niwaki --help` should not wait for them
 if TYPE_CHECKING:
@@ -33,13 +35,7 @@ Macs = Annotated[str | None, typer.Option(
     metavar="LIMIT", help="Multiply-accumulates of one example: 500M, 1.5G, 50%.", rich_help_panel=_BUDGETS)]
 Params = Annotated[str | None, typer.Option(
     metavar="LIMIT", help="Parameters: 250k, 4M, 50%.", rich_help_panel=_BUDGETS)]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress goes to stderr.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
-ModelArgument = Annotated[str, typer.Argument(
-    metavar="MODEL", help="resnet50, cifar_resnet20, any torchvision classifier, or package.module:function.")]
-InputShape = Annotated[str | None, typer.Option(
-    "--input", metavar="SHAPE", help="Shape of an input, batch first: 1,3,224,224. Default: the model's usual.")]
-Classes = Annotated[int, typer.Option(min=1, help="Outputs of the network.")]
 
 
 def _version(wanted: bool) -> None:
@@ -130,7 +126,8 @@ def export(  # noqa: PLR0913 - the options of a command
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; must not exist yet.")],
     latency: Latency = None, size: Size = None, macs: Macs = None, params: Params = None,
     formats: Annotated[list[str] | None, typer.Option(
-        "--format", metavar="NAME", help="onnx, torch_export, safetensors; may be repeated; default: all.")] = None,
+        "--format", metavar="NAME",
+        help="onnx, torch_export, safetensors, python; may be repeated; default: the first three.")] = None,
     as_json: Json = False,
 ) -> None:
     """Export the most accurate member of the front within the budgets given here, without retraining."""
@@ -138,7 +135,7 @@ def export(  # noqa: PLR0913 - the options of a command
 
     asked = {"latency": latency, "size": size, "macs": macs, "params": params}
     member = Result(run).best(**{k: v for k, v in asked.items() if v is not None})
-    with _stdout_for_results():
+    with stdout_for_results():
         card = member.export(to, formats or ["onnx", "torch_export", "safetensors"])
     if as_json:
         typer.echo(json.dumps(card, indent=2))
@@ -158,59 +155,13 @@ def report(
     from niwaki.search.result import Result
     from niwaki.search.summary import report_data
 
-    with _stdout_for_results():
+    with stdout_for_results():
         written = write_report(report_data(Result(run)), to or run / "report.html")
     typer.echo(str(written))
 
 
-@app.command()
-def space(
-    model: ModelArgument, input_: InputShape = None, classes: Classes = 1000,
-    step: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 1,
-    as_json: Json = False,
-) -> None:
-    """Show what may be cut in a model, what may not, and why."""
-    from niwaki.spaces import SpaceOptions, derive, explain
-
-    with _stdout_for_results():
-        network, example = _model(model, input_, classes)
-        found = explain(derive(network, example, SpaceOptions(step=step)))
-    if as_json:
-        typer.echo(json.dumps({"schema": 1, "model": model, **found.to_json()}, indent=2))
-        return
-    from niwaki import tables
-
-    _stdout().print(tables.space(model, found))
-
-
-@app.command()
-def latency(  # noqa: PLR0913 - the options of a command
-    model: ModelArgument,
-    *,
-    target: Annotated[str, typer.Option(
-        metavar="SPEC", help="RUNTIME:key=value,... with runtime torch or onnxruntime.")] = "torch:threads=1,batch=1",
-    samples: Annotated[int, typer.Option(min=4, help="Candidates measured to fit the model.")] = 24,
-    check: Annotated[int, typer.Option(min=0, help="Further candidates measured to check it.")] = 8,
-    input_: InputShape = None, classes: Classes = 1000,
-    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the fitted model as JSON.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Calibrate the latency model of a network on a target, and check it on candidates it has not seen."""
-    from niwaki import timing
-    from niwaki.search.targets import parse
-
-    where = parse(target)
-    if to is not None and to.exists():
-        raise typer.BadParameter(f"{to} exists already; nothing is overwritten", param_hint="--to")
-    with _stdout_for_results():
-        network, example = _model(model, input_, classes)
-        checked = timing.calibrate_and_check(network, example, where, samples, check)
-    if to is not None:
-        to.write_text(json.dumps(checked.model.to_json(), indent=2) + "\n", encoding="utf-8")
-    if as_json:
-        typer.echo(json.dumps({"schema": 1, "model": model, **checked.to_json()}, indent=2))
-    else:
-        _stdout().print(timing.table(model, checked))
+for command in (space, check, latency):
+    app.command()(command)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -233,25 +184,12 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _stdout() -> Console:
-    """Tables are laid out for at least 80 columns, wherever they are piped to."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(100, console.width))
-
-
-@contextmanager
-def _stdout_for_results() -> Iterator[None]:
-    """Whatever libraries print while they work goes to stderr."""
-    with redirect_stdout(sys.stderr):
-        yield
-
-
 def _watch(start: Callable[[Callable[[Any], None]], Result], as_json: bool) -> None:
     from niwaki.console import Watcher
 
     watcher = Watcher(Console(stderr=True, highlight=False))
     try:
-        with _stdout_for_results(), watcher:
+        with stdout_for_results(), watcher:
             result = start(watcher)
     except KeyboardInterrupt:
         if not (watcher.folder and (Path(watcher.folder) / "config.yaml").is_file()):
@@ -271,25 +209,4 @@ def _print_front(result: Result, as_json: bool, as_csv: bool = False) -> None:
         from niwaki import tables
         from niwaki.search.summary import report_data
 
-        _stdout().print(tables.front(report_data(result)))
-
-
-def _model(spec: str, shape: str | None, classes: int) -> tuple[Any, Any]:
-    """The network called ``spec``, untrained, and two examples of its input."""
-    import torch
-
-    from niwaki.distill import build
-
-    network = build(spec, classes, {}).eval()
-    if shape is None:
-        own = {"small_cnn": [1, 1, 8, 8], "inception_v3": [1, 3, 299, 299]}
-        sizes = own.get(spec, [1, 3, 32, 32] if spec.startswith("cifar_") else [1, 3, 224, 224])
-    else:
-        try:
-            sizes = [int(part) for part in shape.split(",")]
-        except ValueError:
-            sizes = []
-        if len(sizes) < 2 or min(sizes) < 1:
-            expected = "expected positive whole numbers, batch first, such as 1,3,224,224"
-            raise typer.BadParameter(f"{shape!r}: {expected}", param_hint="--input")
-    return network, torch.randn(2, *sizes[1:], generator=torch.Generator().manual_seed(0))
+        stdout().print(tables.front(report_data(result)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -12,6 +13,7 @@ from rich.text import Text
 from niwaki.search.report import ReportData, text
 from niwaki.search.report.data import Member
 from niwaki.spaces import SpaceReport
+from niwaki.spaces.check import Proof
 
 
 def front(data: ReportData) -> RenderableType:
@@ -40,56 +42,126 @@ def _cells(member: Member, timed: bool) -> list[str]:
 
 
 def space(name: str, report: SpaceReport) -> RenderableType:
-    """What may be cut in a model, what may not, and why."""
+    """What may be cut in a model, what may not, and why; ``--json`` has every part and every width."""
     full, least = report.teacher, report.smallest
-    facts = Text.assemble(
-        (name, "bold"),
-        f": {text.count(full.macs)} MACs, {text.count(full.params)} parameters, {text.size(full.bytes)}\n"
+    lines = [
+        f": {text.count(full.macs)} MACs, {text.count(full.params)} parameters, {text.size(full.bytes)}",
         f"smallest candidate: {text.count(least.macs)} MACs, {text.count(least.params)} parameters, "
-        f"{text.size(least.bytes)}\n"
-        f"{text.percent(report.cuttable_macs, 0)} of the MACs and {text.percent(report.cuttable_params, 0)} of the "
-        f"parameters can shrink; about 10^{report.candidates:.0f} candidates\n",
-    )
-    return Group(facts, _groups(report), *_stages(report), *_sparsities(report), *_fixed(report))
+        f"{text.size(least.bytes)}",
+        f"widths can cut into {text.percent(report.cuttable_macs, 0)} of the MACs and "
+        f"{text.percent(report.cuttable_params, 0)} of the parameters",
+        *([f"blocks that may go hold {text.percent(report.removable_macs, 0)} of the MACs and "
+           f"{text.percent(report.removable_params, 0)} of the parameters"] if report.stages else []),
+        f"about 10^{report.candidates:.0f} candidates\n",
+    ]
+    facts = Text.assemble((name, "bold"), "\n".join(lines))
+    return Group(facts, *_groups(report), *_stages(report), *_sparsities(report), *_fixed(report))
 
 
-def _groups(report: SpaceReport) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column("group", overflow="fold")
-    for name in ("layers", "units"):
-        table.add_column(name, justify="right")
-    table.add_column("choices", overflow="fold")
-    table.add_column("MACs", justify="right", no_wrap=True)
-    for row in report.groups:
-        tied = str(len(row.layers))
-        table.add_row(row.name, tied, str(row.units), _short(row.choices), text.percent(row.share, 1))
-    return table
+def proofs(name: str, found: Sequence[Proof]) -> RenderableType:
+    """What held and what did not, with figures."""
+    table = _table("proof", "", "figures")
+    for proof in found:
+        mark = Text("held", style="green") if proof.held else Text("FAILED", style="bold red")
+        table.add_row(proof.says, mark, Text(proof.detail))
+    failed = sum(not proof.held for proof in found)
+    verdict = f"{name}: {failed} of {len(found)} proofs failed" if failed else f"{name}: all {len(found)} proofs held"
+    return Group(table, _title(verdict))
+
+
+def _groups(report: SpaceReport) -> list[RenderableType]:
+    classes = list(dict.fromkeys(tuple(sorted((r.name, *r.tied))) for r in report.groups if r.tied))
+    rows = []
+    for r in report.groups:
+        ties = [f"={i + 1}" for i, names in enumerate(classes) if r.name in names]
+        note = " ".join([*([] if r.exact else ["norm"]), *ties])
+        rows.append((r.name, (str(len(r.layers)), str(r.units), _short(r.choices), note), (r.macs, r.params)))
+    notes = any(cells[-1] for _, cells, _ in rows)
+    table = _table("group", "layers", "units", "choices", "MACs", "params", *(["note"] if notes else []))
+    merged = _merged(rows)
+    for name, (layers, units, choices, note), shares in merged:
+        table.add_row(name, layers, units, choices, *shares, *([note] if notes else []))
+    legend = [
+        "(n): so many groups alike; their largest shares" if len(merged) < len(rows) else "",
+        "norm: the units pass a normaliser: removing one is not the same as zeroing it"
+        if not all(r.exact for r in report.groups) else "",
+        "=1, =2...: groups of one number are tied on request: they keep equally many units" if classes else "",
+    ]
+    return [table, *(Padding(Text(line, style="dim"), (0, 1)) for line in legend if line)] if rows else []
 
 
 def _stages(report: SpaceReport) -> list[RenderableType]:
     if not report.stages:
         return []
-    lines = [f"{stage}: {len(blocks)} removable ({', '.join(blocks)})" + (f", at least {least} stay" if least else "")
-             for stage, (blocks, least) in report.stages.items()]
-    return [_section("Depth (blocks are removed from the end of a stage)", lines)]
+    table = _table("stage", "blocks", "stay", "MACs", "params")
+    rows = [(s.name, (str(len(s.blocks)), str(s.least)), (s.macs, s.params)) for s in report.stages]
+    for name, cells, shares in _merged(rows):
+        table.add_row(name, *cells, *shares)
+    return [_title("Depth: blocks are removed from the end of a stage"), table]
+
+
+_MANY = 30
+_Row = tuple[str, tuple[str, ...], tuple[float, float]]
+
+
+def _merged(rows: Sequence[_Row]) -> list[tuple[str, tuple[str, ...], tuple[str, str]]]:
+    """Where there are many, rows whose cells agree and whose names differ in numbers alone become one pattern."""
+    alike: dict[tuple[str, tuple[str, ...]], list[_Row]] = {}
+    for name, cells, shares in rows:
+        general = re.sub(r"\d+", "0", name) if len(rows) > _MANY else name
+        alike.setdefault((general, cells), []).append((name, cells, shares))
+    found: list[tuple[str, tuple[str, ...], tuple[str, str]]] = []
+    for (_, cells), some in alike.items():
+        pieces = zip(*(re.split(r"(\d+)", name) for name, _, _ in some), strict=True)
+        name = "".join(p[0] if len(set(p)) == 1 else "*" for p in pieces)
+        macs, params = (_share(max(shares[i] for _, _, shares in some)) for i in range(2))
+        found.append((name + (f" ({len(some)})" if len(some) > 1 else ""), cells, (macs, params)))
+    return found
 
 
 def _sparsities(report: SpaceReport) -> list[RenderableType]:
     if not report.sparsities:
         return []
     tokens = sorted({t for offered in report.sparsities.values() for t in offered})
-    return [_section("Sparsity", [f"{len(report.sparsities)} layers, each with a choice of: {', '.join(tokens)}"])]
+    layers = Text(f"{len(report.sparsities)} layers, each with a choice of: {', '.join(tokens)}")
+    return [_title("Sparsity"), Padding(layers, (0, 1))]
 
 
 def _fixed(report: SpaceReport) -> list[RenderableType]:
-    lines = [f"{f.name} ({f.units} units): {f.reason}" for f in report.fixed]
-    return [_section("Fixed", lines)] if lines else []
+    """One row a reason: hundreds of layers of one kind are pinned for the same one."""
+    if not report.fixed:
+        return []
+    table = _table("parts", "MACs", "params", "why, where, which", name="")
+    for row in report.reasons:
+        where = f" ({_few(row.where, 2)})" if row.where else ""
+        which = Text.assemble(row.reason, (where, "dim"), "\n", (_few(row.parts, 3), "dim"))
+        table.add_row(str(len(row.parts)), _share(row.macs), _share(row.params), which)
+    count = f"{len(report.fixed)} part{'' if len(report.fixed) == 1 else 's'}"
+    return [_title(f"Fixed: {count} (shares: of the layers that they sit in)"), table]
 
 
-def _section(title: str, lines: Sequence[str]) -> RenderableType:
-    return Group(Text(f"\n {title}", style="bold"), Padding(Text("\n".join(lines)), (0, 1)))
+def _table(*columns: str, name: str | None = None) -> Table:
+    """Numbers to the right; the column ``name`` (the first one) and long texts to the left, folded."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for column in columns:
+        left = column in (columns[0] if name is None else name, "choices", "note", "why, where, which", "figures")
+        table.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    return table
+
+
+def _title(words: str) -> Text:
+    return Text(f"\n {words}", style="bold")
+
+
+def _share(value: float) -> str:
+    return text.percent(value, 1)
+
+
+def _few(names: Sequence[str], limit: int) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _short(choices: Sequence[int]) -> str:
-    shown = [str(c) for c in choices]
-    return ", ".join(shown if len(shown) <= 8 else [*shown[:3], "...", *shown[-2:]])
+    shown = ", ".join(str(c) for c in choices)
+    return shown if len(shown) <= 14 else f"{choices[0]} ... {choices[-1]} ({len(choices)})"

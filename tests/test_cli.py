@@ -75,6 +75,14 @@ def test_export_writes_a_verified_model(run, tmp_path):
     assert {p: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
 
 
+def test_export_writes_python_on_request(run, tmp_path):
+    code, out, err = call("export", run[0], "--format", "python", "--json", "--to", tmp_path / "p")
+    assert code == 0, err
+    names = ["card.json", "model.py", "model.weights.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == names
+    assert json.loads(out)["formats"]["python"]["error"] <= 1e-4
+
+
 def test_export_of_a_budget_nobody_meets_names_the_nearest(run, tmp_path):
     code, out, err = call("export", run[0], "--size", "10B", "--to", tmp_path / "b")
     assert (code, out) == (2, "")
@@ -177,13 +185,47 @@ def test_space_prints_a_table_or_json():
     code, out, _ = call("space", "small_cnn", "--classes", "10", "--json")
     found = json.loads(out)
     assert code == 0
+    assert (found["schema"], found["model"]) == (1, "small_cnn")
     assert {g["units"] for g in found["groups"]} == {16, 32, 64}
-    assert any("feeds the output" in f["reason"] for f in found["fixed"])
+    assert [(f["reason"], f["where"].split(":")[0]) for f in found["fixed"]] == [("feeds the output", "small_cnn.py")]
     code, out, _ = call("space", "small_cnn", "--classes", "10")
     assert code == 0
     for group in found["groups"]:
         assert group["name"] in out
-    assert "feeds the output" in out
+    assert "feeds the output (small_cnn.py:" in out
+    assert f"{100 * found['cuttable_macs']:.0f} % of the MACs" in out
+
+
+def test_space_takes_the_options_of_a_configuration():
+    names = [g["name"] for g in json.loads(call("space", "small_cnn", "--json")[1])["groups"] if g["units"] == 64]
+    options = ["--keep", "stage1.0.0", "--tie", ",".join(names), "--step", "8", "--ratios", "0.3,0.5"]
+    code, out, err = call("space", "small_cnn", "--json", *options)
+    assert code == 0, err
+    found = json.loads(out)
+    assert "stage1.0.0" in [f["name"] for f in found["fixed"] if f["reason"] == "kept on request"]
+    tied = {g["name"]: g for g in found["groups"] if g["tied"]}
+    assert set(tied) == set(names)
+    assert all(g["choices"] == [16, 32, 64] for g in tied.values())
+    code, out, _ = call("space", "small_cnn", *options)
+    assert code == 0
+    assert out.count(" =1") >= len(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tie", "nothing"], "space.tie: 'nothing' matches no group"),
+        (["--tie", "stage3.0.0"], "alone"),
+        (["--keep", "stag3"], "did you mean 'stage3'"),
+        (["--ratios", "0.5,x"], "0.25,0.5"),
+        (["--ratios", "2"], "fractions"),
+    ],
+)
+def test_space_names_options_that_fit_nothing(options, message):
+    code, out, err = call("space", "small_cnn", *options)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
 
 
 def test_latency_calibrates_and_checks(tmp_path):

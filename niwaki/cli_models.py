@@ -1,0 +1,142 @@
+"""Commands that ask about a model: ``niwaki space``, ``niwaki check``, ``niwaki latency``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from niwaki.outputs import Json, stdout, stdout_for_results
+
+# torch and the rest of niwaki are imported inside the commands: `niwaki --help` should not wait for them
+
+ModelArgument = Annotated[str, typer.Argument(
+    metavar="MODEL", help="resnet50, cifar_resnet20, any torchvision classifier, or package.module:function.")]
+InputShape = Annotated[str | None, typer.Option(
+    "--input", metavar="SHAPE", help="Shape of an input, batch first: 1,3,224,224. Default: the model's usual.")]
+Classes = Annotated[int, typer.Option(min=1, help="Outputs of the network.")]
+
+
+def space(  # noqa: PLR0913 - the options of a command
+    model: ModelArgument,
+    *,
+    input_: InputShape = None, classes: Classes = 1000,
+    keep: Annotated[list[str] | None, typer.Option(
+        metavar="PATTERN", help="Groups or modules that stay whole: 'layer1.*'. May be repeated.")] = None,
+    tie: Annotated[list[str] | None, typer.Option(
+        metavar="PATTERN,...", help="Groups that keep equally many units. May be repeated.")] = None,
+    step: Annotated[int, typer.Option(min=1, help="Widths are multiples of it.")] = 1,
+    ratios: Annotated[str | None, typer.Option(
+        metavar="R,...", help="Widths on offer as fractions of the full one: 0.25,0.5,0.75.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what may be cut in a model, what may not, and why.
+
+    The options are those of the section `space` of a configuration, which also takes `widths` and `sparsity`.
+    """
+    from niwaki.spaces import SpaceOptions, derive, explain
+
+    options = SpaceOptions(step=step, keep=keep or [], tie=[entry.split(",") for entry in tie or []])
+    if ratios is not None:
+        options = replace(options, ratios=_numbers(ratios, "--ratios"))
+    with stdout_for_results():
+        network, example = _model(model, input_, classes)
+        found = explain(derive(network, example, options))
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "model": model, **found.to_json()}, indent=2))
+        return
+    from niwaki import tables
+
+    stdout().print(tables.space(model, found))
+
+
+def _numbers(given: str, flag: str) -> list[float]:
+    try:
+        return [float(part) for part in given.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{given!r}: expected numbers such as 0.25,0.5", param_hint=flag) from None
+
+
+def check(
+    model: ModelArgument,
+    *,
+    input_: InputShape = None, classes: Classes = 1000,
+    seeds: Annotated[int, typer.Option(min=1, help="Random candidates to prove.")] = 1,
+    exact: Annotated[bool, typer.Option(
+        "--float64/--float32", help="Prove to 1e-9 in float64, or to 1e-4 in the precision it runs in.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Prove on a model that Niwaki cuts it right: random candidates, property by property.
+
+    Weights do not matter to the proofs: the network is built untrained. Exit code 1 where a proof fails.
+    """
+    from niwaki.spaces import derive
+    from niwaki.spaces.check import check as prove
+
+    with stdout_for_results():
+        network, example = _model(model, input_, classes)
+        if exact:
+            network, example = network.double(), example.double()
+        proofs = prove(network, derive(network, example), seeds)
+    if as_json:
+        rows = [{"name": p.name, "says": p.says, "held": p.held, "detail": p.detail} for p in proofs]
+        typer.echo(json.dumps({"schema": 1, "model": model, "proofs": rows}, indent=2))
+    else:
+        from niwaki import tables
+
+        stdout().print(tables.proofs(model, proofs))
+    if not all(p.held for p in proofs):
+        raise typer.Exit(1)
+
+
+def latency(  # noqa: PLR0913 - the options of a command
+    model: ModelArgument,
+    *,
+    target: Annotated[str, typer.Option(
+        metavar="SPEC", help="RUNTIME:key=value,... with runtime torch or onnxruntime.")] = "torch:threads=1,batch=1",
+    samples: Annotated[int, typer.Option(min=4, help="Candidates measured to fit the model.")] = 24,
+    check: Annotated[int, typer.Option(min=0, help="Further candidates measured to check it.")] = 8,
+    input_: InputShape = None, classes: Classes = 1000,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the fitted model as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Calibrate the latency model of a network on a target, and check it on candidates it has not seen."""
+    from niwaki import timing
+    from niwaki.search.targets import parse
+
+    where = parse(target)
+    if to is not None and to.exists():
+        raise typer.BadParameter(f"{to} exists already; nothing is overwritten", param_hint="--to")
+    with stdout_for_results():
+        network, example = _model(model, input_, classes)
+        checked = timing.calibrate_and_check(network, example, where, samples, check)
+    if to is not None:
+        to.write_text(json.dumps(checked.model.to_json(), indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "model": model, **checked.to_json()}, indent=2))
+    else:
+        stdout().print(timing.table(model, checked))
+
+
+def _model(spec: str, shape: str | None, classes: int) -> tuple[Any, Any]:
+    """The network called ``spec``, untrained, and two examples of its input."""
+    import torch
+
+    from niwaki.distill import build
+
+    network = build(spec, classes, {}).eval()
+    if shape is None:
+        own = {"small_cnn": [1, 1, 8, 8], "inception_v3": [1, 3, 299, 299]}
+        sizes = own.get(spec, [1, 3, 32, 32] if spec.startswith("cifar_") else [1, 3, 224, 224])
+    else:
+        try:
+            sizes = [int(part) for part in shape.split(",")]
+        except ValueError:
+            sizes = []
+        if len(sizes) < 2 or min(sizes) < 1:
+            expected = "expected positive whole numbers, batch first, such as 1,3,224,224"
+            raise typer.BadParameter(f"{shape!r}: {expected}", param_hint="--input")
+    return network, torch.randn(2, *sizes[1:], generator=torch.Generator().manual_seed(0))
