@@ -16,6 +16,7 @@ import copy
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from niwaki.spaces.check import check
 
 CANDIDATES = 100
 LIMIT_S = 900
+LARGE_FIGURES: list[str] = []
 
 
 def main() -> None:
@@ -63,16 +65,15 @@ def row(name: str, peer: bool) -> dict[str, Any]:
     found = {
         "model": name,
         "proofs": mine.get("proofs", mine.get("error", "")),
-        "MACs if halved": mine.get("halved"),
+        "half": mine.get("halved"),
         "nodes": mine.get("nodes"),
         "derive s": ready,
         "carve ms": each,
-        "meta derive s": large.get("derive s"),
-        "growth": mine.get("growth"),
-        "Torch-Pruning": theirs.get("error", "ok" if theirs else ""),
-        "its candidate s": other,
-        "100 candidates": None if other is None or total is None else CANDIDATES * other / total,
+        "Torch-Pruning": other or theirs.get("error"),
+        "x 100": None if other is None or total is None else CANDIDATES * other / total,
     }
+    if large:
+        LARGE_FIGURES.append(f"{name}: {large['derive s']:.1f} s on meta tensors, {mine['growth']:+.0%} of its size")
     print({k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}, file=sys.stderr, flush=True)
     return found
 
@@ -112,7 +113,7 @@ def ours(name: str) -> dict[str, Any]:
         space = derive(model, inputs)
     failed = [f"{p.name}: {p.detail}" for p in check(model, space) if not p.held]
     return {
-        "proofs": "; ".join(failed) or "all held",
+        "proofs": "; ".join(failed) or "held",
         "halved": left / max(full, 1),
         "nodes": sum(len(p.graph.nodes) for p in space.plan.programs.values()),
         "derive s": derived,
@@ -162,17 +163,22 @@ def seconds(work: Any) -> float:
 
 
 def note(rows: list[dict[str, Any]]) -> str:
-    held = sum(r["proofs"] == "all held" for r in rows)
-    both = [r["100 candidates"] for r in rows if r["100 candidates"] is not None]
-    text = f"{held} of {len(rows)} models: all proofs held."
-    over = [r["model"] for r in rows if r["MACs if halved"] is not None and r["MACs if halved"] > 0.35]
-    text += f" More than 0.35 of the MACs left when every width is halved: {', '.join(over) or 'none'}."
+    """The claims in words."""
+    held = sum(r["proofs"] == "held" for r in rows)
+    over = [f"{r['model']} {r['half']:.2f}" for r in rows if r["half"] is not None and r["half"] > 0.35]
+    lines = [
+        "half: MACs left when every width is halved. Torch-Pruning: seconds for one candidate, or why not.",
+        f"x 100: its time over ours for {CANDIDATES} candidates.",
+        f"{held} of {len(rows)} models: all proofs held. More than 0.35 of the MACs left: {', '.join(over) or 'none'}.",
+        *LARGE_FIGURES,
+    ]
+    both = [r["x 100"] for r in rows if r["x 100"] is not None]
     if both:
-        text += (
-            f" Torch-Pruning cuts {sum(r['Torch-Pruning'] == 'ok' for r in rows)} of {len(rows)}; for {CANDIDATES} "
-            f"candidates of a model it takes {sum(both) / len(both):.1f} times as long (mean; least {min(both):.1f})."
+        lines.append(
+            f"Torch-Pruning cuts {len(both)} of {len(rows)}; x 100: mean {statistics.mean(both):.1f}, "
+            f"median {statistics.median(both):.1f}, least {min(both):.1f}."
         )
-    return text
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

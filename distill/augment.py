@@ -35,11 +35,15 @@ class Augmentation:
 AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
     {
         "none": Augmentation(),
+        "flip": Augmentation(flip=True),
         "shift": Augmentation(shift=1 / 8),
         "crop_flip": Augmentation(shift=1 / 8, flip=True),
     }
 )
-"""The names a recipe may use: ``crop_flip`` for photographs, ``shift`` for what must not be mirrored, ``none``."""
+"""The names a recipe may use: ``crop_flip`` for photographs, ``shift`` for what must not be mirrored, ``none``.
+
+A student that sees few images learns more from its teacher on views close to the images themselves: ``flip``, ``none``.
+"""
 
 
 @dataclass(frozen=True, eq=False)

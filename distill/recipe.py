@@ -37,7 +37,7 @@ class Recipe:
         label_smoothing: of the cross-entropy.
         ema: decay a step of an exponential average of the weights that replaces them in the end; 0: off.
         precision, layout: ``auto`` is measured by :func:`niwaki.distill.precision.resolve`, once a run.
-        augment: ``none``, ``shift`` or ``crop_flip``.
+        augment: ``none``, ``flip``, ``shift`` or ``crop_flip``.
         loss: file name in ``distill/losses``; ``loss_options``: the fields of its class.
         views: how many augmented views of the training images the teacher answers on; epoch e uses view ``e % views``.
 

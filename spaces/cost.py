@@ -205,9 +205,9 @@ class CostTable:
                 cache[resolved] = Poly([_term(p, column, poly) for p in resolved])
             return cache[resolved]
 
-        blocks = plan.block_sets()
+        blocks, users = plan.block_sets(), plan.users()
         tensors = [
-            TensorCost(key, tuple(poly(d) for d in plan.analysis.tensors[key]), *kind, plan.users(key, blocks))
+            TensorCost(key, tuple(poly(d) for d in plan.analysis.tensors[key]), *kind, users[key])
             for key, kind in plan.kinds.items()
         ]
         rows = [

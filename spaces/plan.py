@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,15 +50,14 @@ class Plan:
                     found.setdefault(node, set()).add(cone.name)
         return {n: frozenset(b) for n, b in found.items()}
 
-    def users(self, key: str, blocks: Mapping[fx.Node, frozenset[str]]) -> tuple[frozenset[str], ...]:
-        """For every operation that reads the tensor (under any of its names), the blocks it lies in."""
-        return tuple(
-            {
-                blocks.get(user, frozenset())
-                for program in self.programs.values()
-                for node in program.graph.nodes
-                if (name := program.keys.get(node.name)) is not None
-                and program.ties.get(name, name) == program.ties.get(key, key)
-                for user in node.users
-            }
-        )
+    def users(self) -> dict[str, tuple[frozenset[str], ...]]:
+        """Tensor -> for every operation that reads it (under any of its names), the blocks that operation lies in."""
+        blocks = self.block_sets()
+        found: dict[str, set[frozenset[str]]] = {}
+        ties = {k: v for program in self.programs.values() for k, v in program.ties.items()}
+        for program in self.programs.values():
+            for node in program.graph.nodes:
+                if (name := program.keys.get(node.name)) is not None:
+                    mine = found.setdefault(ties.get(name, name), set())
+                    mine.update(blocks.get(user, frozenset()) for user in node.users)
+        return {key: tuple(found.get(ties.get(key, key), ())) for key in self.kinds}
