@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from niwaki.outputs import Json, stdout, stdout_for_results
+from niwaki.subjects import in_double, subject
 
 # torch and the rest of niwaki are imported inside the commands: `niwaki --help` should not wait for them
 
 ModelArgument = Annotated[str, typer.Argument(
-    metavar="MODEL", help="resnet50, cifar_resnet20, any torchvision classifier, or package.module:function.")]
+    metavar="MODEL", help="resnet50, cifar_resnet20, any torchvision model, or package.module:function.")]
 InputShape = Annotated[str | None, typer.Option(
     "--input", metavar="SHAPE", help="Shape of an input, batch first: 1,3,224,224. Default: the model's usual.")]
-Classes = Annotated[int, typer.Option(min=1, help="Outputs of the network.")]
+ExampleOf = Annotated[str | None, typer.Option(
+    "--example", metavar="MODULE:FUNCTION", help="Function that returns the inputs: token ids, several tensors.")]
+Classes = Annotated[int, typer.Option(min=1, help="Outputs of a classifier.")]
 
 
 def space(  # noqa: PLR0913 - the options of a command
     model: ModelArgument,
     *,
-    input_: InputShape = None, classes: Classes = 1000,
+    input_: InputShape = None, example_: ExampleOf = None, classes: Classes = 1000,
     keep: Annotated[list[str] | None, typer.Option(
         metavar="PATTERN", help="Groups or modules that stay whole: 'layer1.*'. May be repeated.")] = None,
     tie: Annotated[list[str] | None, typer.Option(
@@ -43,7 +46,7 @@ def space(  # noqa: PLR0913 - the options of a command
     if ratios is not None:
         options = replace(options, ratios=_numbers(ratios, "--ratios"))
     with stdout_for_results():
-        network, example = _model(model, input_, classes)
+        network, example = subject(model, input_, classes, example_)
         found = explain(derive(network, example, options))
     if as_json:
         typer.echo(json.dumps({"schema": 1, "model": model, **found.to_json()}, indent=2))
@@ -60,10 +63,10 @@ def _numbers(given: str, flag: str) -> list[float]:
         raise typer.BadParameter(f"{given!r}: expected numbers such as 0.25,0.5", param_hint=flag) from None
 
 
-def check(
+def check(  # noqa: PLR0913 - the options of a command
     model: ModelArgument,
     *,
-    input_: InputShape = None, classes: Classes = 1000,
+    input_: InputShape = None, example_: ExampleOf = None, classes: Classes = 1000,
     seeds: Annotated[int, typer.Option(min=1, help="Random candidates to prove.")] = 1,
     exact: Annotated[bool, typer.Option(
         "--float64/--float32", help="Prove to 1e-9 in float64, or to 1e-4 in the precision it runs in.")] = True,
@@ -77,9 +80,9 @@ def check(
     from niwaki.spaces.check import check as prove
 
     with stdout_for_results():
-        network, example = _model(model, input_, classes)
+        network, example = subject(model, input_, classes, example_)
         if exact:
-            network, example = network.double(), example.double()
+            network, example = network.double(), in_double(example)
         proofs = prove(network, derive(network, example), seeds)
     if as_json:
         rows = [{"name": p.name, "says": p.says, "held": p.held, "detail": p.detail} for p in proofs]
@@ -111,7 +114,9 @@ def latency(  # noqa: PLR0913 - the options of a command
     if to is not None and to.exists():
         raise typer.BadParameter(f"{to} exists already; nothing is overwritten", param_hint="--to")
     with stdout_for_results():
-        network, example = _model(model, input_, classes)
+        network, example = subject(model, input_, classes, None)
+        if isinstance(example, tuple):
+            raise typer.BadParameter(f"{model!r} takes several inputs, only one can be measured", param_hint="MODEL")
         checked = timing.calibrate_and_check(network, example, where, samples, check)
     if to is not None:
         to.write_text(json.dumps(checked.model.to_json(), indent=2) + "\n", encoding="utf-8")
@@ -119,24 +124,3 @@ def latency(  # noqa: PLR0913 - the options of a command
         typer.echo(json.dumps({"schema": 1, "model": model, **checked.to_json()}, indent=2))
     else:
         stdout().print(timing.table(model, checked))
-
-
-def _model(spec: str, shape: str | None, classes: int) -> tuple[Any, Any]:
-    """The network called ``spec``, untrained, and two examples of its input."""
-    import torch
-
-    from niwaki.distill import build
-
-    network = build(spec, classes, {}).eval()
-    if shape is None:
-        own = {"small_cnn": [1, 1, 8, 8], "inception_v3": [1, 3, 299, 299]}
-        sizes = own.get(spec, [1, 3, 32, 32] if spec.startswith("cifar_") else [1, 3, 224, 224])
-    else:
-        try:
-            sizes = [int(part) for part in shape.split(",")]
-        except ValueError:
-            sizes = []
-        if len(sizes) < 2 or min(sizes) < 1:
-            expected = "expected positive whole numbers, batch first, such as 1,3,224,224"
-            raise typer.BadParameter(f"{shape!r}: {expected}", param_hint="--input")
-    return network, torch.randn(2, *sizes[1:], generator=torch.Generator().manual_seed(0))

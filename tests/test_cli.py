@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
+import torch
 
 from niwaki import cli
 
@@ -226,6 +227,46 @@ def test_space_names_options_that_fit_nothing(options, message):
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_check_proves_a_model():
+    code, out, _ = call("check", "small_cnn", "--classes", "10", "--json")
+    proofs = json.loads(out)["proofs"]
+    assert code == 0
+    assert {p["name"] for p in proofs if p["held"]} >= {"largest", "masked", "cost", "export", "untouched"}
+    assert all(p["held"] for p in proofs)
+    code, out, _ = call("check", "small_cnn", "--classes", "10", "--float32")
+    assert code == 0
+    assert "all 9 proofs held" in out
+
+
+def test_check_says_what_failed(monkeypatch):
+    from niwaki.spaces import check as module
+
+    monkeypatch.setattr(module, "count", lambda *_: module.Cost(1, 2, 3))
+    code, out, _ = call("check", "small_cnn", "--classes", "10")
+    assert code == 1
+    assert "FAILED" in out
+    assert "1 of 9 proofs failed" in out
+
+
+def token_ids():
+    return torch.randint(0, 9, (2, 4), generator=torch.Generator().manual_seed(0))
+
+
+def token_model():
+    return torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+
+
+def test_a_model_of_the_users_own_with_inputs_of_its_own():
+    spec, inputs = f"{__name__}:token_model", f"{__name__}:token_ids"
+    code, out, _ = call("space", spec, "--example", inputs, "--json")
+    assert code == 0
+    assert {g["name"] for g in json.loads(out)["groups"]} == {"0", "1"}
+    assert call("check", spec, "--example", inputs)[0] == 0
+    code, _, err = call("check", spec, "--example", f"{__name__}:token_model")
+    assert code == 2
+    assert "returned a Sequential, not a tensor" in err
 
 
 def test_latency_calibrates_and_checks(tmp_path):
