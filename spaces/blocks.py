@@ -47,12 +47,10 @@ class Cone:
 def find_cones(program: Program) -> list[Cone]:
     """Every removable branch, in the order of the graph."""
     flow = Flow(program)
-    layers = {module_path(n) for n in flow.nodes if is_layer(n)}
-    found: list[Cone] = []
-    for add in flow.nodes:
-        if str(add.target) in ADDS and (cone := _cone(flow, add, layers)) is not None:
-            found.append(cone)
-    return _unique(found)
+    working = {n for n in flow.nodes if is_layer(n)}
+    layers = {module_path(n) for n in working}
+    found = [cone for add in flow.nodes if str(add.target) in ADDS and (cone := _cone(flow, add, layers)) is not None]
+    return _unique([c for c in found if working - c.nodes])  # a skip past the whole network is no block
 
 
 def _cone(flow: Flow, add: fx.Node, layers: set[str]) -> Cone | None:

@@ -321,6 +321,22 @@ def test_not_a_block(name: str) -> None:
     assert not derive(NOT_BLOCKS[name], x).blocks
 
 
+class Refines(nn.Module):
+    """Super-resolution: the network adds details to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g, self.h = nn.Conv2d(3, 8, 1), conv(), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.f(x)
+        return x + self.h(y + self.g(y))
+
+
+def test_a_skip_past_the_whole_network_is_no_block() -> None:
+    assert [c.name for c in found(Refines(), torch.randn(2, 3, 6, 6))] == ["g"]
+
+
 def read_later(x: Tensor, net: Any) -> Tensor:
     """``x`` is read after what the block gave was changed in place."""
     return net.g(F.relu_(x + net.f(x))) - x
