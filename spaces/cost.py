@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from niwaki.spaces import axes
 from niwaki.spaces.axes import Atom, Dim
@@ -75,8 +75,18 @@ def _macs(model: nn.Module, args: tuple[Tensor, ...]) -> int:
             return _counted(lambda: model(*[a[:1].to(device) for a in args]))
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Two products of matrices, from the shapes of the three inputs."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+_FUSED_ON_CPU = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_UNCOUNTED: dict[Any, Any] = {} if _FUSED_ON_CPU in flop_registry else {_FUSED_ON_CPU: _attention_flops}
+"""Torch before 2.15 does not count the fused attention of CPUs."""
+
+
 def _counted(run: Callable[[], object]) -> int:
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
     with counter:
         run()
     return int(counter.get_total_flops()) // 2
