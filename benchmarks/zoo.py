@@ -48,7 +48,7 @@ def main() -> None:
         tool, name = options.one
         print("RESULT " + json.dumps({"niwaki": ours, "torch-pruning": theirs, "meta": on_meta}[tool](name)))
         return
-    families = [options.family] if options.family else list(FAMILIES)
+    families = [options.family] if options.family else list(FAMILIES)[::-1]
     wanted = options.models.split(",") if options.models else [n for f in families for n in names(f)]
     with ThreadPoolExecutor(options.jobs) as pool:
         rows = [r for r in pool.map(lambda n: row(n, not options.no_peer), wanted) if r]

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from niwaki.spaces import Candidate, InputError, Space, carve, count, derive
 from niwaki.spaces.carve import Cut, keeps_class
@@ -135,6 +136,27 @@ def test_routes() -> None:
         model, _, space = case(name)
         student = carve(model, space, space.uniform(0.3))
         assert isinstance(student, type(model) if kept_class else SourceModule)
+
+
+class Noisy(nn.Module):
+    """Stochastic depth draws from the generator: in another precision it draws other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+        self.drop, self.head = StochasticDepth(0.5, "row"), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.drop(self.outer(torch.relu(self.inner(x)))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_randomness_does_not_cost_the_class(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = Noisy().to(dtype)
+    space = derive(model, torch.randn(8, 3, 6, 6, dtype=dtype))
+    assert isinstance(carve(model, space, space.uniform(0.5)), Noisy)
 
 
 def test_leaf_attributes_follow() -> None:
