@@ -53,7 +53,7 @@ def build(name: str) -> nn.Module:
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
     if family_of(name) == "detection" and not name.startswith("ssd"):  # those resize every image to 800 pixels
-        options |= {"min_size": 128, "max_size": 160}
+        options |= {"min_size": 256, "max_size": 320}  # GroupNorm refuses coarse levels of a single place
     torch.manual_seed(0)
     model: nn.Module = torchvision.models.get_model(name, **options)
     return model.eval()
