@@ -57,7 +57,7 @@ def derive(
         analysis.walk(program, ALL)
     _add_untraced(analysis, model)
     _pin_unused(analysis, programs)
-    cones = _cones(programs, options)
+    cones = _cones(programs, options, isinstance(subject, Parts))
     blocks, least = group_stages(cones["eval"], _children(subject))
     found = find_groups(analysis, options)
     fixed = (*found.fixed, *refused)
@@ -77,10 +77,10 @@ def derive(
     return Space(groups, blocks, least, _sparsities(analysis, options), fixed, table, plan, ties)
 
 
-def _cones(programs: dict[Mode, Program], options: SpaceOptions) -> dict[Mode, list[Cone]]:
-    """Blocks that both modes have and nobody asked to keep."""
+def _cones(programs: dict[Mode, Program], options: SpaceOptions, parts: bool) -> dict[Mode, list[Cone]]:
+    """Blocks that both modes have and nobody asked to keep; of parts, those that the user's classes can do without."""
     found = {mode: find_cones(p) if options.depth else [] for mode, p in programs.items()}
-    names = set.intersection(*({c.name for c in mine} for mine in found.values()))
+    names = set.intersection(*({c.name for c in mine if c.whole or not parts} for mine in found.values()))
     names = {n for n in names if not kept_whole(n, options)}
     return {mode: [c for c in mine if c.name in names] for mode, mine in found.items()}
 

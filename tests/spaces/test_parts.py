@@ -11,7 +11,7 @@ from niwaki.spaces import Candidate, InputError, carve, count, derive, mask
 from niwaki.spaces.check import check
 from niwaki.spaces.parts import Parts
 from tests.spaces.reference import draw, relative
-from tests.zoo import conv_bn, randomise
+from tests.zoo import Residual, conv_bn, randomise
 
 
 class Pyramid(nn.Module):
@@ -89,6 +89,26 @@ def test_carved_detector(detector: tuple[nn.Module, Tensor]) -> None:
     assert space.cost(candidate).params == sum(p.numel() for p in student.parameters())
     assert space.cost(candidate).macs == count(parts, space.plan.example).macs
     assert student.boxes.inner.weight is not model.boxes.inner.weight
+
+
+class Counted(nn.Module):
+    """A residual body, one block of which projects, and an end that data decide on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Residual("B", depth=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        return y[: int(y.argmax().item()) % 2 + 1]
+
+
+def test_only_blocks_that_the_class_can_do_without_are_offered() -> None:
+    torch.manual_seed(0)
+    model, x = randomise(Counted()).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    space = derive(model, x)
+    assert {b.name for b in space.blocks} == {"body.layer1.0", "body.layer1.1", "body.layer2.1"}
+    assert all(p.held for p in check(model, space, seeds=3)), check(model, space, seeds=3)
 
 
 class Loops(nn.Module):
