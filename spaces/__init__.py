@@ -1,7 +1,8 @@
 """What may be cut in a model, what a cut costs, and the cutting itself."""
 
 from niwaki.spaces.carve import carve
-from niwaki.spaces.cost import Costs, LayerRow, count
+from niwaki.spaces.cost import Costs, LayerRow
+from niwaki.spaces.count import count
 from niwaki.spaces.derive import derive
 from niwaki.spaces.errors import InputError
 from niwaki.spaces.explain import GroupRow, SpaceReport, explain

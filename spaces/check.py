@@ -13,8 +13,9 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from niwaki.spaces.carve import Cut, carve
-from niwaki.spaces.cost import count, weigh
+from niwaki.spaces.carve import carve
+from niwaki.spaces.count import count, weigh
+from niwaki.spaces.cut import Cut
 from niwaki.spaces.mask import mask
 from niwaki.spaces.space import Space
 from niwaki.spaces.trace import restored_modes

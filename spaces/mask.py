@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from niwaki.spaces import axes
 from niwaki.spaces.axes import Dim
-from niwaki.spaces.carve import Cut, checked
+from niwaki.spaces.carve import checked
+from niwaki.spaces.cut import Cut
 from niwaki.spaces.source import carved_graph
 from niwaki.spaces.space import Space
 from niwaki.spaces.trace import Mode

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from niwaki.spaces import Candidate, Space, carve, count, derive
 from niwaki.spaces.blocks import Cone, find_cones
-from niwaki.spaces.carve import Cut
+from niwaki.spaces.cut import Cut
 from niwaki.spaces.source import SourceModule
 from niwaki.spaces.stages import group_stages
 from niwaki.spaces.trace import Mode, trace

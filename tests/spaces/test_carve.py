@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from niwaki.spaces import Candidate, InputError, Space, carve, count, derive
-from niwaki.spaces.carve import Cut, keeps_class
+from niwaki.spaces.cut import Cut
+from niwaki.spaces.keeps_class import keeps_class
 from niwaki.spaces.source import SourceModule
 from tests.spaces.reference import draw, masked, relative
 from tests.zoo import SMALL, TORCHVISION, build

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.spaces import Candidate, Kept, Space, axes, carve, count, derive
-from niwaki.spaces.carve import Cut, keeps_class
+from niwaki.spaces.cut import Cut
+from niwaki.spaces.keeps_class import keeps_class
 from niwaki.spaces.mask import mask
 from niwaki.spaces.source import SourceModule
 from tests.spaces.reference import draw, relative

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from niwaki.spaces import Candidate, Kept, Space, carve, count, derive, mask
-from niwaki.spaces.carve import Cut
+from niwaki.spaces.cut import Cut
 from tests.spaces.programs import NAMES, Choice, Plan, Program, build, plans
 from tests.spaces.reference import draw, masked, relative
 from tests.zoo import randomise

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from niwaki.spaces import derive
 from niwaki.spaces import rules as all_rules
-from niwaki.spaces.carve import Cut, carve
+from niwaki.spaces.carve import carve
+from niwaki.spaces.cut import Cut
 from niwaki.spaces.passes import Call
 from niwaki.spaces.verify import RuleError
 from tests.spaces.reference import draw
