@@ -44,6 +44,7 @@ def derive(
             pattern of ``keep``, ``tie`` or ``widths`` matches nothing.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
         >>> [(g.name, g.units) for g in derive(net, torch.zeros(2, 3, 8, 8)).groups]
         [('0', 8)]

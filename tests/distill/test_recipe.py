@@ -71,7 +71,7 @@ def test_the_loss_takes_its_options_and_the_recipes_smoothing() -> None:
         ({"ema": 1.0}, "train.ema"),
         ({"optimizer": "sdg"}, "train.optimizer: unknown value 'sdg'; did you mean 'sgd'"),
         ({"precision": "fp16"}, "train.precision: unknown value 'fp16'; did you mean"),
-        ({"augment": "flip"}, "train.augment: unknown augmentation 'flip'"),
+        ({"augment": "flipped"}, "train.augment: unknown augmentation 'flipped'"),
         ({"loss": "hintn"}, "unknown name 'hintn'; did you mean 'hinton'"),
         ({"loss_options": {"temprature": 3}}, "train.loss_options: unknown option 'temprature' = 3; did you mean"),
         ({"loss_options": {"alpha": 2.0}}, "alpha 2.0 is not between 0 and 1"),
