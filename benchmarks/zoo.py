@@ -32,7 +32,7 @@ from niwaki.spaces import Candidate, Space, carve, derive
 from niwaki.spaces.check import check
 
 CANDIDATES = 100
-LIMIT_S = 900
+LIMIT_S = 300
 LARGE_FIGURES: list[str] = []
 
 
