@@ -9,24 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from niwaki.spaces import Candidate, Kept, Space
+from niwaki.spaces import Candidate, Kept, Space, check
 from niwaki.spaces.flow import base_name, is_layer
 from niwaki.spaces.trace import module_path, shape_of
 
 
 def draw(space: Space, seed: int, depth: bool = True) -> tuple[Candidate, dict[str, Tensor]]:
     """Uneven random widths (1..units, not only the choices on offer), random units, random depth."""
-    g = torch.Generator().manual_seed(seed)
-    widths = {group.name: int(torch.randint(1, group.units + 1, (), generator=g)) for group in space.groups}
-    kept = {
-        group.name: torch.randperm(group.units, generator=g)[: widths[group.name]].sort().values
-        for group in space.groups
-    }
-    skipped: set[str] = set()
-    for stage, blocks in space.stages.items():
-        k = int(torch.randint(space.least[stage], len(blocks) + 1, (), generator=g)) if depth else len(blocks)
-        skipped |= set(blocks[k:])
-    return Candidate(widths, frozenset(skipped)), kept
+    return check.draw(space, torch.Generator().manual_seed(seed), depth)
 
 
 def masked(model: nn.Module, space: Space, candidate: Candidate, kept: Kept) -> nn.Module:
