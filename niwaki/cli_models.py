@@ -78,12 +78,18 @@ def check(  # noqa: PLR0913 - the options of a command
     """
     from niwaki.spaces import derive
     from niwaki.spaces.check import check as prove
+    from niwaki.spaces.errors import InputError
 
     with stdout_for_results():
         network, example = subject(model, input_, classes, example_)
-        if exact:
-            network, example = network.double(), in_double(example)
-        proofs = prove(network, derive(network, example), seeds)
+        ready, given = (network.double(), in_double(example)) if exact else (network, example)
+        try:
+            derived = derive(ready, given)
+        except InputError as error:
+            if not exact:
+                raise
+            raise InputError(f"{error}\nCode that makes float32 tensors cannot run in float64: try --float32") from error
+        proofs = prove(ready, derived, seeds)
     if as_json:
         rows = [{"name": p.name, "says": p.says, "held": p.held, "detail": p.detail} for p in proofs]
         typer.echo(json.dumps({"schema": 1, "model": model, "proofs": rows}, indent=2))

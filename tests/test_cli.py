@@ -269,6 +269,27 @@ def test_a_model_of_the_users_own_with_inputs_of_its_own():
     assert "returned a Sequential, not a tensor" in err
 
 
+class MakesFloat32(torch.nn.Conv1d):
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+def float32_model():
+    return torch.nn.Sequential(MakesFloat32(4, 8, 1), torch.nn.ReLU(), torch.nn.Conv1d(8, 2, 1))
+
+
+def two_rows():
+    return torch.randn(2, 4, 3)
+
+
+def test_check_names_the_way_out_for_models_that_cannot_run_in_float64():
+    spec, inputs = f"{__name__}:float32_model", f"{__name__}:two_rows"
+    code, _, err = call("check", spec, "--example", inputs)
+    assert code == 2
+    assert "--float32" in err
+    assert call("check", spec, "--example", inputs, "--float32")[0] == 0
+
+
 def test_latency_calibrates_and_checks(tmp_path):
     to = tmp_path / "latency.json"
     arguments = ["small_cnn", "--classes", "10", "--samples", "6", "--check", "2", "--to", to, "--json"]

@@ -93,7 +93,7 @@ def _bound(value: Any, default: int, total: int) -> int:
 def select(call: Call) -> None:
     dims = call.dims(call.node.args[0])
     dim = call.arg(1, "dim", 0) % len(dims)
-    call.pin(dims[dim], "select takes one position of it")
+    call.pin(dims[dim], "its positions differ in role, such as q, k and v: select takes one")
     call.out([d for i, d in enumerate(dims) if i != dim])
 
 
