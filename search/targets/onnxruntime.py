@@ -10,19 +10,27 @@ import onnxruntime as ort
 from torch import Tensor, nn
 
 from niwaki.search.export.onnx import ONNX
+from niwaki.search.targets._base import shape_option
+from niwaki.search.targets._onnx_maker import Maker
+from niwaki.spaces.space import Space
+from niwaki.spaces.types import Candidate
 
 
 @dataclass(frozen=True)
 class ONNXRuntime:
-    """Spec ``onnxruntime:threads=1,batch=1``. The model is exported to ONNX first; the session is made outside timing.
+    """Spec ``onnxruntime:threads=1,batch=1,shape=3x224x224``.
+
+    The model is exported to ONNX first; the session is made outside timing.
 
     Attributes:
         threads: intra-op threads. They never spin: on a shared machine spinning threads steal the time of others.
         batch: examples a run.
+        shape: of one example; empty: as the example that is given.
     """
 
     threads: int = 1
     batch: int = 1
+    shape: str = shape_option()
 
     def prepare(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
         """See :class:`niwaki.search.targets.Target`."""
@@ -30,6 +38,17 @@ class ONNXRuntime:
         session = ort.InferenceSession(data, session_options(self.threads), providers=["CPUExecutionProvider"])
         feed = {meta.name: tensor.numpy() for meta, tensor in zip(session.get_inputs(), inputs, strict=True)}
         return lambda: session.run(None, feed)
+
+    def maker(
+        self, space: Space, make: Callable[[Candidate], nn.Module], inputs: tuple[Tensor, ...]
+    ) -> Maker:
+        """Candidates of ``space`` made ready in milliseconds, once a few have been exported (see :class:`Maker`).
+
+        Args:
+            make: carves a candidate.
+            inputs: one batch, as for :meth:`prepare`.
+        """
+        return Maker.build(space, make, inputs, lambda: session_options(self.threads))
 
     def version(self) -> str:
         return f"onnxruntime {ort.__version__}"
