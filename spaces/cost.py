@@ -5,7 +5,7 @@ Convention: 1 multiply-accumulate = 1 MAC; convolutions, linears and matmuls are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,15 +138,7 @@ class CostTable:
 
     @classmethod
     def compile(cls, plan: Plan, groups: tuple[Group, ...]) -> CostTable:
-        column = {plan.atoms[g.name]: i for i, g in enumerate(groups)}
-        cache: dict[Dim, Poly] = {}
-
-        def poly(dim: Dim) -> Poly:
-            resolved = axes.resolve(dim)
-            if resolved not in cache:
-                cache[resolved] = Poly([_term(p, column, poly) for p in resolved])
-            return cache[resolved]
-
+        poly = polynomials(plan, groups)
         blocks, users = plan.block_sets(), plan.users()
         tensors = [
             TensorCost(key, tuple(poly(d) for d in plan.analysis.tensors[key]), *kind, users[key])
@@ -214,6 +206,20 @@ class CostTable:
             )
             for r in self.rows
         ]
+
+
+def polynomials(plan: Plan, groups: tuple[Group, ...]) -> Callable[[Dim], Poly]:
+    """Dimension -> its size as a polynomial in the widths of ``groups``; equal dimensions share one."""
+    column = {plan.atoms[g.name]: i for i, g in enumerate(groups)}
+    cache: dict[Dim, Poly] = {}
+
+    def poly(dim: Dim) -> Poly:
+        resolved = axes.resolve(dim)
+        if resolved not in cache:
+            cache[resolved] = Poly([_term(p, column, poly) for p in resolved])
+        return cache[resolved]
+
+    return poly
 
 
 def _term(

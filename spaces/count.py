@@ -31,7 +31,7 @@ def count(model: nn.Module, example: Example, sparse: Mapping[str, str] | None =
 
     Example:
         >>> count(nn.Linear(8, 4), torch.zeros(1, 8))
-        Cost(macs=32, params=36, bytes=144, latency_ms=None)
+        Cost(macs=32, params=36, bytes=144, latency_ms=None, memory_bytes=None)
     """
     return Cost(_macs(model, as_tuple(example)), *weigh(model, sparse))
 

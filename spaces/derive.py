@@ -21,6 +21,7 @@ from niwaki.spaces.rules import ALL
 from niwaki.spaces.space import Space
 from niwaki.spaces.sparsity import Sparsity
 from niwaki.spaces.stages import group_stages
+from niwaki.spaces.tenants import find_peaks
 from niwaki.spaces.trace import Example, Mode, Program, as_tuple, on_device, trace
 from niwaki.spaces.types import Fixed
 
@@ -74,8 +75,8 @@ def derive(
         found.pinned,
         subject.parts if isinstance(subject, Parts) else (),
     )
-    table = CostTable.compile(plan, groups)
-    return Space(groups, blocks, least, _sparsities(analysis, options), fixed, table, plan, ties)
+    table, peaks = CostTable.compile(plan, groups), find_peaks(plan, subject, groups)
+    return Space(groups, blocks, least, _sparsities(analysis, options), fixed, table, plan, ties, peaks)
 
 
 def _cones(programs: dict[Mode, Program], options: SpaceOptions, parts: bool) -> dict[Mode, list[Cone]]:

@@ -115,7 +115,7 @@ class SpaceReport:
 
         Every key is an attribute above, every object in a list one of :class:`GroupRow`, :class:`Stage`,
         :class:`FixedRow` and :class:`ReasonRow`; costs are objects of ``macs``, ``params``, ``bytes`` and
-        ``latency_ms`` (null here).
+        ``latency_ms`` (null here), ``memory_bytes``.
         """
         return asdict(self)
 

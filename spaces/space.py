@@ -15,6 +15,7 @@ import torch
 from niwaki.spaces.candidates import check_depth, check_names, check_ties, kept_blocks, select, select_matrix
 from niwaki.spaces.cost import Costs, CostTable, Ints, LayerRow, Selection
 from niwaki.spaces.errors import InputError
+from niwaki.spaces.peaks import Peaks
 from niwaki.spaces.plan import Plan
 from niwaki.spaces.types import Block, Candidate, Cost, Fixed, Group, Variable
 
@@ -30,6 +31,7 @@ class Space:
         sparsities: layer -> tokens, sparsest first, ``dense`` last.
         fixed: what may not shrink, with the reason.
         ties: classes of groups that keep equally many units; each class is one variable, named after its first group.
+        peaks: peak memory of activations; None where it depends on data.
     """
 
     groups: tuple[Group, ...]
@@ -40,6 +42,7 @@ class Space:
     table: CostTable = field(repr=False)
     plan: Plan = field(repr=False)
     ties: tuple[tuple[str, ...], ...] = ()
+    peaks: Peaks | None = field(default=None, repr=False)
 
     @cached_property
     def widths(self) -> dict[str, tuple[int, ...]]:
@@ -192,10 +195,21 @@ class Space:
         """
         return self.table.costs(self.select(candidates))
 
+    def memory(self, candidates: Ints | Sequence[Candidate]) -> Ints:
+        """Peak bytes of live activation tensors, for one example in eval mode: (N,) int64, as ``measured_peak`` finds.
+
+        Where candidates can only be carved as generated source, which holds nothing longer than it must, the figure is
+        an upper bound until :func:`niwaki.spaces.memory.settle` has found that out.
+        """
+        if self.peaks is None:
+            raise InputError("memory: the operations of this model cannot be followed without data")
+        return self.peaks(self.select(candidates))
+
     def cost(self, candidate: Candidate) -> Cost:
         """Exact cost of one candidate; equals ``count`` of the carved model."""
         c = self.costs([candidate])
-        return Cost(int(c.macs[0]), int(c.params[0]), int(c.bytes[0]))
+        peak = None if self.peaks is None else int(self.memory([candidate])[0])
+        return Cost(int(c.macs[0]), int(c.params[0]), int(c.bytes[0]), memory_bytes=peak)
 
     def layers(self, candidates: Ints | Sequence[Candidate]) -> list[LayerRow]:
         """Sizes of every operation for N candidates (see :class:`LayerRow`), for latency models."""

@@ -192,12 +192,18 @@ class Cost:
         params: elements of all parameters, masked ones included.
         bytes: bytes of the state dict's tensors as stored; a sparse layer is stored as values + a bitmap.
         latency_ms: milliseconds for one batch on the target, predicted or measured; None where nobody asked.
+        memory_bytes: peak of live activation tensors for one example, as ``Space.memory`` tells; None where nobody
+            asked. Two costs are equal whatever it says: :func:`count` does not run the model on real numbers.
     """
 
     macs: int
     params: int
     bytes: int
     latency_ms: float | None = None
+    memory_bytes: int | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        return {"macs": self.macs, "params": self.params, "bytes": self.bytes, "latency_ms": self.latency_ms}
+        return {
+            "macs": self.macs, "params": self.params, "bytes": self.bytes, "latency_ms": self.latency_ms,
+            "memory_bytes": self.memory_bytes,
+        }

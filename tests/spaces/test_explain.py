@@ -143,7 +143,7 @@ def test_the_json_has_the_documented_keys(report: SpaceReport) -> None:
     assert set(content) == KEYS[""]
     for part in ("groups", "stages", "fixed", "reasons"):
         assert all(set(row) == KEYS[part] for row in content[part])
-    assert set(content["teacher"]) == {"macs", "params", "bytes", "latency_ms"}
+    assert set(content["teacher"]) == {"macs", "params", "bytes", "latency_ms", "memory_bytes"}
 
 
 @pytest.mark.parametrize(
