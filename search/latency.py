@@ -1,22 +1,18 @@
-"""Calibrate the latency model on a target, and measure the members of a front again."""
+"""Calibrate the latency model of a space on a target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from niwaki.search.targets import MeasurePlan, Target, Timing, machine, measure
+from niwaki.search.bench import TEACHER, Measures, Progress
+from niwaki.search.targets import MeasurePlan
 from niwaki.spaces import Space
-from niwaki.spaces.latency import LatencyModel
+from niwaki.spaces.latency import LatencyModel, Sample
 from niwaki.spaces.types import Candidate
-
-TEACHER = "teacher"
-Inputs = Tensor | tuple[Tensor, ...]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -27,46 +23,59 @@ class CalibrationPlan:
         samples: at least 4; 24 or more are better. Small spaces may hold fewer different candidates.
         measure: how long.
         seed: of the candidates drawn.
-        teacher: measured in the same rounds as the anchor. None takes the largest candidate, which computes the same
-            but may run other code than the user's own module and so be a few percent faster or slower.
+        profile: runs of each candidate under the target's profiler, where it has one.
     """
 
-    samples: int = 32
+    samples: int = 48
     measure: MeasurePlan = field(default_factory=MeasurePlan)
     seed: int = 0
-    teacher: nn.Module | None = None
+    profile: int = 12
 
 
 def calibrate(
-    space: Space,
-    carve: Callable[[Candidate], nn.Module],
-    target: Target,
-    example: Inputs,
-    plan: CalibrationPlan | None = None,
-    progress: Progress | None = None,
+    bench: Measures, plan: CalibrationPlan | None = None, progress: Progress | None = None
 ) -> LatencyModel:
     """Measure candidates interleaved with the teacher and fit the latency model to them.
 
     Args:
-        carve: builds the model of a candidate; which units it keeps does not matter.
-        example: inputs, batch first; one example is repeated to the target's batch.
-        progress: called with (steps done, steps), see :func:`niwaki.search.targets.measure`.
+        bench: where; which units the candidates keep does not matter.
+        progress: called with (steps done, steps).
     """
-    plan = plan or CalibrationPlan()
+    plan, space = plan or CalibrationPlan(), bench.space
     candidates = calibration_candidates(space, plan.samples, plan.seed)
-    models = {candidate.key: carve(candidate) for candidate in candidates}
-    anchor = space.largest().key
-    if plan.teacher is not None:
-        models[anchor := TEACHER] = plan.teacher
-    timing = measure(target, models, example, plan.measure, progress)
-    matrix = np.array([space.encode(candidate) for candidate in candidates], dtype=np.int64)
-    source = machine(target) | {
-        "models": len(models), "noisy_models": len(timing.noisy), "interrupted_runs": round(timing.dropped, 4),
-        "spread_of_rounds": round(float(np.median(list(timing.spread.values()))), 4),
+    machine = bench.machine()  # before: the load that it tells is not our own
+    timing = bench.time(candidates, plan.measure, progress)
+    source = machine | {
+        "models": len(timing.ms), "noisy_models": len(timing.noisy), "interrupted_runs": round(timing.dropped, 4),
+        "spread_of_rounds": round(float(np.median(list(timing.spread.values()))), 4), "warnings": list(timing.warnings),
     }
-    return LatencyModel.fit(
-        space, matrix, [timing.ms[c.key] for c in candidates], timing.ms[anchor], source,
-    )
+    return LatencyModel.fit(space, samples(bench, candidates, timing.ms, plan.profile), timing.ms[TEACHER], source)
+
+
+def samples(
+    bench: Measures, candidates: Sequence[Candidate], ms: Mapping[str, float], runs: int, scale: float = 1.0
+) -> list[Sample]:
+    """Measured candidates with what the target's profiler says of their operations, milliseconds times ``scale``."""
+    profiles = bench.profile(candidates, runs) if runs else {}
+    return [
+        Sample(tuple(bench.space.encode(c)), ms[c.key] * scale, operations=profiles.get(c.key, {})) for c in candidates
+    ]
+
+
+def extend(
+    model: LatencyModel, bench: Measures, candidates: Sequence[Candidate], plan: CalibrationPlan
+) -> LatencyModel:
+    """The model fitted again with further candidates: measured now, on the scale of the first calibration.
+
+    A search goes where budgets bind, which is rarely where the first candidates were drawn.
+    """
+    known = {s.candidate for s in model.samples}
+    new = [c for c in candidates if tuple(bench.space.encode(c)) not in known]
+    if not new:
+        return model
+    timing = bench.time(new, plan.measure)
+    scale = model.anchor_ms / timing.ms[TEACHER]
+    return model.with_samples(samples(bench, new, timing.ms, plan.profile, scale))
 
 
 def calibration_candidates(space: Space, samples: int, seed: int) -> list[Candidate]:
@@ -86,21 +95,3 @@ def calibration_candidates(space: Space, samples: int, seed: int) -> list[Candid
         candidate = space.canonical(space.decode(indices.tolist()))
         found.setdefault(candidate.key, candidate)
     return list(found.values())
-
-
-def remeasure(
-    members: Mapping[str, nn.Module],
-    teacher: nn.Module,
-    target: Target,
-    example: Inputs,
-    plan: MeasurePlan | None = None,
-) -> Timing:
-    """Time ``members`` interleaved with the teacher, who appears under ``TEACHER`` in the result."""
-    if TEACHER in members:
-        raise ValueError(f"a member is called {TEACHER!r}; that name is the teacher's")
-    return measure(target, {TEACHER: teacher, **members}, example, plan)
-
-
-def speed_ups(timing: Timing) -> dict[str, float]:
-    """Teacher's latency over each member's."""
-    return {name: timing.ms[TEACHER] / ms for name, ms in timing.ms.items() if name != TEACHER}

@@ -1,21 +1,22 @@
-"""Latency of candidates, predicted from their layers by a model that is fitted to measurements on the target."""
+"""Latency of candidates, predicted from their operations by a model that is fitted to measurements on the target."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from niwaki.spaces.cost import LayerRow
 from niwaki.spaces.errors import InputError
-from niwaki.spaces.latency_features import FEATURES, Columns
-from niwaki.spaces.least_squares import cross_validate, fit_relative, spearman
+from niwaki.spaces.latency_operations import Operations
+from niwaki.spaces.latency_sums import Sums
+from niwaki.spaces.least_squares import Floats, spearman
 
-Floats = NDArray[np.float64]
-_PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
+_ENOUGH = 16
+"""Profiled candidates below which single operations are not learned from."""
 
 
 class HasLayers(Protocol):
@@ -25,6 +26,12 @@ class HasLayers(Protocol):
     def digest(self) -> str: ...
 
     def layers(self, matrix: Any) -> Sequence[LayerRow]: ...
+
+
+class Predictor(Protocol):
+    """Sizes of the operations of N candidates -> milliseconds ``(N,)``."""
+
+    def predict(self, layers: Sequence[LayerRow]) -> Floats: ...
 
 
 @dataclass(frozen=True)
@@ -43,94 +50,119 @@ class PredictionError:
     spearman: float
     samples: int
 
+    @classmethod
+    def of(cls, predicted: Floats, measured: Floats) -> PredictionError:
+        """Both in milliseconds, ``(N,)``."""
+        off = np.abs(predicted / measured - 1)
+        return cls(
+            float(np.median(off)), float(np.quantile(off, 0.9)), spearman(predicted, measured), len(measured)
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
-class LatencyModel:
-    """Milliseconds as a non-negative sum of layer features; see :meth:`fit`.
+class Sample:
+    """One measured candidate.
 
     Attributes:
-        space: gives the layers of candidates.
-        features: which set of features the fit chose, a key of ``FEATURES``.
-        weights: feature -> milliseconds per unit of the feature (features never seen at work are absent).
+        candidate: choice indices.
+        ms: measured, of one batch.
+        held_out: what a fit that did not see it predicts.
+        operations: operation -> ms by the runtime's profiler; empty where the target has none.
+    """
+
+    candidate: tuple[int, ...]
+    ms: float
+    held_out: float = float("nan")
+    operations: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "candidate": list(self.candidate), "ms": self.ms, "held_out": self.held_out,
+            "operations": {name: float(f"{ms:.5g}") for name, ms in self.operations.items()},
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Sample:
+        indices = tuple(int(i) for i in data["candidate"])
+        return cls(indices, float(data["ms"]), float(data["held_out"]), dict(data["operations"]))
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyModel:
+    """Milliseconds of candidates; see :meth:`fit`.
+
+    Attributes:
+        space: gives the operations of candidates.
+        method: ``operations`` (a regression on the runtime's profile) or ``sums`` (of layer features).
+        samples: what it was fitted to.
         error: cross-validated.
         anchor_ms: the teacher, measured in the same rounds.
         source: target, machine, and whatever else says where the measurements come from.
-        samples: the measurements: ``{"candidate": indices, "ms": measured}``.
     """
 
     space: HasLayers
-    features: str
-    weights: Mapping[str, float]
+    method: str
+    samples: tuple[Sample, ...]
     error: PredictionError
     anchor_ms: float
     source: Mapping[str, Any] = field(default_factory=dict)
-    samples: tuple[Mapping[str, Any], ...] = ()
+    sums: Sums | None = None
 
     @classmethod
     def fit(
-        cls,
-        space: HasLayers,
-        matrix: Any,
-        ms: Sequence[float],
-        anchor_ms: float,
-        source: Mapping[str, Any] | None = None,
+        cls, space: HasLayers, samples: Sequence[Sample], anchor_ms: float, source: Mapping[str, Any] | None = None
     ) -> LatencyModel:
-        """Fit to measured candidates.
-
-        Non-negative least squares in *relative* error with a small ridge penalty. Features and penalty are those with
-        the least cross-validated error. Overhead is charged per layer, not as a constant: dropping blocks is then
-        predicted right (a constant is 3-8 % off for models shallower than the calibrated ones).
+        """Fit to measured candidates, by the method with the smaller cross-validated error.
 
         Args:
-            matrix: ``(N, variables)`` int64 choice indices, as for ``Space.costs``; N >= 4, 24 or more are better.
-            ms: N measured latencies of one batch in milliseconds, all > 0.
-            anchor_ms: the teacher's, measured in the same rounds.
+            samples: 4 or more, 24 are better; each measured at a positive number of milliseconds.
+            anchor_ms: the teacher's latency, measured in the same rounds.
 
         Raises:
             InputError: fewer than 4 measurements, or one that is not a positive number.
         """
-        measured = np.asarray(ms, dtype=np.float64)
-        if len(measured) < 4 or not (np.isfinite(measured) & (measured > 0)).all():
-            raise InputError(f"latency: at least 4 positive measurements are needed, got {list(ms)}")
-        layers = space.layers(matrix)
-        best: tuple[float, str, float, Floats] | None = None
-        for name, build in FEATURES.items():
-            columns = _matrix(build(layers))
-            for penalty in _PENALTIES:
-                held_out = cross_validate(columns, measured, penalty)
-                score = float(np.abs(held_out / measured - 1).mean())
-                if best is None or score < best[0] * 0.98:  # later sets are larger: they must be clearly better
-                    best = score, name, penalty, held_out
-        assert best is not None
-        _, name, penalty, held_out = best
-        features = FEATURES[name](layers)
-        weights = dict(zip(features, fit_relative(_matrix(features), measured, penalty).tolist(), strict=True))
-        rows = tuple(
-            {"candidate": [int(i) for i in row], "ms": float(m)} for row, m in zip(matrix, measured, strict=True)
+        ms = np.array([s.ms for s in samples], dtype=np.float64)
+        if len(ms) < 4 or not (np.isfinite(ms) & (ms > 0)).all():
+            raise InputError(f"latency: at least 4 positive measurements are needed, got {ms.tolist()}")
+        layers = space.layers(_matrix(samples))
+        sums, held_out = Sums.fit(layers, ms)
+        error, method = PredictionError.of(held_out, ms), "sums"
+        if sum(bool(s.operations) for s in samples) >= _ENOUGH:
+            _, other = Operations.fit(layers, ms, _times(samples))
+            if np.abs(other / ms - 1).mean() < np.abs(held_out / ms - 1).mean():
+                held_out, error, method = other, PredictionError.of(other, ms), "operations"
+        known = tuple(
+            Sample(s.candidate, s.ms, float(out), s.operations) for s, out in zip(samples, held_out, strict=True)
         )
-        return cls(space, name, weights, _error(held_out, measured), float(anchor_ms), dict(source or {}), rows)
+        return cls(space, method, known, error, float(anchor_ms), dict(source or {}), sums)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """Fitted when it is first needed: trees are not kept in files, what they were grown from is."""
+        if self.method == "sums" and self.sums is not None:
+            return self.sums
+        ms = np.array([s.ms for s in self.samples], dtype=np.float64)
+        return Operations.whole(self.space.layers(_matrix(self.samples)), ms, _times(self.samples))
 
     def predict(self, matrix: Any) -> Floats:
         """Milliseconds of one batch for each candidate: ``(N, variables)`` choice indices -> ``(N,)``."""
-        features = FEATURES[self.features](self.space.layers(matrix))
-        total: Floats = sum((self.weights.get(k, 0.0) * column for k, column in features.items()), np.zeros(1))
-        return np.broadcast_to(total, (len(matrix),)).copy()
+        return np.broadcast_to(self.predictor.predict(self.space.layers(matrix)), (len(matrix),)).copy()
 
     def ratio(self, matrix: Any) -> Floats:
         """Predicted latency relative to the teacher's, ``(N,)``: it does not drift with the machine."""
         return self.predict(matrix) / self.anchor_ms
 
+    def with_samples(self, more: Sequence[Sample]) -> LatencyModel:
+        """Fitted again with more measurements, which must be on the scale of ``anchor_ms``."""
+        source = {**self.source, "models": len(self.samples) + len(more)}
+        return LatencyModel.fit(self.space, [*self.samples, *more], self.anchor_ms, source)
+
     def to_json(self) -> dict[str, Any]:
         return {
-            "schema": 1,
-            "space": self.space.digest,
-            "source": dict(self.source),
-            "features": self.features,
-            "weights": dict(self.weights),
-            "anchor_ms": self.anchor_ms,
-            "error": vars(self.error).copy(),
-            "samples": [dict(s) for s in self.samples],
-        }
+            "schema": 2, "space": self.space.digest, "source": dict(self.source), "method": self.method,
+            "anchor_ms": self.anchor_ms, "error": vars(self.error).copy(),
+            "sums": None if self.sums is None else self.sums.to_json(), "samples": [s.to_json() for s in self.samples],
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], space: HasLayers) -> LatencyModel:
@@ -138,28 +170,23 @@ class LatencyModel:
         try:
             if data["space"] != space.digest:
                 raise InputError(f"latency.json belongs to space {data['space']}, this one is {space.digest}")
-            if data["features"] not in FEATURES:
-                raise InputError(f"latency.json: unknown features {data['features']!r}; valid: {', '.join(FEATURES)}")
+            if data["method"] not in ("operations", "sums"):
+                raise InputError(f"latency.json: unknown method {data['method']!r}; valid: operations, sums")
+            samples = tuple(Sample.from_json(s) for s in data["samples"])
             return cls(
-                space,
-                data["features"],
-                dict(data["weights"]),
-                PredictionError(**data["error"]),
-                float(data["anchor_ms"]),
-                dict(data["source"]),
-                tuple(data["samples"]),
-            )
-        except (KeyError, TypeError) as error:
+                space, data["method"], samples, PredictionError(**data["error"]), float(data["anchor_ms"]),
+                dict(data["source"]), None if data["sums"] is None else Sums.from_json(data["sums"]),
+            )  # fmt: skip
+        except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"latency.json is damaged: {type(error).__name__} {error}") from error
 
 
-def _matrix(columns: Columns) -> Floats:
-    """``(N, features)``."""
-    return np.stack(list(columns.values()), axis=1)
+def _matrix(samples: Sequence[Sample]) -> Any:
+    """``(N, variables)`` int64."""
+    return np.array([s.candidate for s in samples], dtype=np.int64)
 
 
-def _error(predicted: Floats, measured: Floats) -> PredictionError:
-    off = np.abs(predicted / measured - 1)
-    return PredictionError(
-        float(np.median(off)), float(np.quantile(off, 0.9)), spearman(predicted, measured), len(measured)
-    )
+def _times(samples: Sequence[Sample]) -> dict[str, Floats]:
+    """Operation -> ``(N,)`` profiled milliseconds, NaN where a candidate has none."""
+    names = dict.fromkeys(name for s in samples for name in s.operations)
+    return {name: np.array([s.operations.get(name, np.nan) for s in samples]) for name in names}

@@ -17,7 +17,7 @@ _FILTERS = 64
 """Output channels for which the input is read once."""
 
 
-def _kind(layer: LayerRow) -> str:
+def kind_of(layer: LayerRow) -> str:
     if layer.op in ("linear", "matmul"):
         return "linear"
     if layer.op != "conv":
@@ -27,11 +27,11 @@ def _kind(layer: LayerRow) -> str:
     return "conv1" if layer.kernel == 1 else "convk"
 
 
-def _up(channels: NDArray[np.int64], step: int = _BLOCK) -> NDArray[np.int64]:
+def up(channels: NDArray[np.int64], step: int = _BLOCK) -> NDArray[np.int64]:
     return -(-channels // step) * step
 
 
-def _traffic(layer: LayerRow) -> NDArray[np.int64]:
+def traffic(layer: LayerRow) -> NDArray[np.int64]:
     return layer.positions * (layer.inputs * layer.stride**2 + layer.outputs)
 
 
@@ -44,7 +44,7 @@ def _macs(layers: Sequence[LayerRow]) -> Columns:
     columns: Columns = {}
     for layer in layers:
         _add(columns, "macs", layer, layer.macs)
-        _add(columns, "layers" if _kind(layer) != "other" else "others", layer, 1.0)
+        _add(columns, "layers" if kind_of(layer) != "other" else "others", layer, 1.0)
     return columns
 
 
@@ -52,9 +52,9 @@ def _classes(layers: Sequence[LayerRow]) -> Columns:
     """Sums per kind of layer: MACs, elements read and written, weights, number."""
     columns: Columns = {}
     for layer in layers:
-        kind = _kind(layer)
+        kind = kind_of(layer)
         _add(columns, f"{kind}.layers", layer, 1.0)
-        _add(columns, f"{kind}.traffic", layer, _traffic(layer))
+        _add(columns, f"{kind}.traffic", layer, traffic(layer))
         if kind != "other":
             _add(columns, f"{kind}.macs", layer, layer.macs)
             _add(columns, "weights", layer, layer.weights)
@@ -65,11 +65,11 @@ def _rounded(layers: Sequence[LayerRow]) -> Columns:
     """As ``classes``, with output channels rounded up to the 16 that kernels handle at once."""
     columns: Columns = {}
     for layer in layers:
-        kind = _kind(layer)
+        kind = kind_of(layer)
         _add(columns, f"{kind}.layers", layer, 1.0)
-        _add(columns, "traffic", layer, _traffic(layer))
+        _add(columns, "traffic", layer, traffic(layer))
         if kind != "other":
-            _add(columns, f"{kind}.macs16", layer, layer.macs * (_up(layer.outputs) / np.maximum(layer.outputs, 1)))
+            _add(columns, f"{kind}.macs16", layer, layer.macs * (up(layer.outputs) / np.maximum(layer.outputs, 1)))
             _add(columns, "weights", layer, layer.weights)
     return columns
 
@@ -78,21 +78,21 @@ def _kernels(layers: Sequence[LayerRow]) -> Columns:
     """Kernel-aware sums: inputs that are a multiple of 4 take a path in blocks padded to 16, others a plain one."""
     columns: Columns = {}
     for layer in layers:
-        kind = _kind(layer)
+        kind = kind_of(layer)
         if kind in ("other", "linear"):
             _add(columns, f"{kind}.layers", layer, 1.0)
-            _add(columns, f"{kind}.traffic", layer, _traffic(layer))
+            _add(columns, f"{kind}.traffic", layer, traffic(layer))
             _add(columns, f"{kind}.macs", layer, layer.macs)
             continue
         blocked = (layer.inputs % 4 == 0) & (layer.inputs >= _BLOCK)
-        outputs = _up(layer.outputs) / np.maximum(layer.outputs, 1)
-        inputs = np.where(blocked & (layer.groups == 1), _up(layer.inputs) / np.maximum(layer.inputs, 1), 1.0)
-        passes = layer.positions * _up(layer.inputs) * -(-layer.outputs // _FILTERS)
+        outputs = up(layer.outputs) / np.maximum(layer.outputs, 1)
+        inputs = np.where(blocked & (layer.groups == 1), up(layer.inputs) / np.maximum(layer.inputs, 1), 1.0)
+        passes = layer.positions * up(layer.inputs) * -(-layer.outputs // _FILTERS)
         for path, here in (("blocked", blocked), ("plain", ~blocked)):
             _add(columns, f"{kind}.{path}.layers", layer, here * 1.0)
             _add(columns, f"{kind}.{path}.macs16", layer, here * layer.macs * outputs * inputs)
             _add(columns, f"{kind}.{path}.passes", layer, here * np.where(layer.groups == 1, passes, 0))
-        _add(columns, "conv.traffic", layer, _traffic(layer))
+        _add(columns, "conv.traffic", layer, traffic(layer))
         _add(columns, "conv.weights", layer, layer.weights)
     return columns
 

@@ -1,15 +1,13 @@
 """Calibration: which candidates are measured, and that the model is fitted to what the target says."""
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from niwaki.search import latency
-from niwaki.search.latency import TEACHER, CalibrationPlan, calibrate, calibration_candidates, remeasure, speed_ups
-from niwaki.search.targets import MeasurePlan, Timing, parse
+from niwaki.search.bench import TEACHER
+from niwaki.search.latency import CalibrationPlan, calibrate, calibration_candidates
+from niwaki.search.targets import MeasurePlan, Timing
 from niwaki.spaces import carve, derive
 
 
@@ -50,56 +48,42 @@ def test_a_small_space_gives_all_it_has(net, example):
     assert len(calibration_candidates(tiny, 50, seed=0)) == 8  # two widths for each of three groups
 
 
-def test_the_model_is_fitted_to_what_the_target_measured(net, example, space, monkeypatch):
+class FakeBench:
     """A target whose latency is known exactly: 1 us for 10,000 MACs and 50 us for nothing at all."""
-    asked = []
 
-    def truth(model):
+    reason = None
+
+    def __init__(self, net, space):
+        self.net, self.space, self.asked = net, space, []
+
+    def truth(self, candidate):
+        model = carve(self.net, self.space, candidate)
         weights = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         macs = sum(m.weight.numel() * (256 if isinstance(m, nn.Conv2d) else 1) for m in weights)
         return 0.05 + macs / 1e7
 
-    def measured(target, models, inputs, plan, progress):
-        asked.append((plan, inputs is example))
-        progress(1, 1)
-        return Timing({k: truth(m) for k, m in models.items()}, dict.fromkeys(models, 0.01), dropped=0.25)
+    def time(self, candidates, plan, progress=None):
+        self.asked.append((len(candidates), plan))
+        ms = {c.key: self.truth(c) for c in candidates} | {TEACHER: 2 * self.truth(self.space.largest())}
+        return Timing(ms, dict.fromkeys(ms, 0.01), dropped=0.25)
 
-    monkeypatch.setattr(latency, "measure", measured)
-    steps, plan = [], CalibrationPlan(16, MeasurePlan(2, 0.01), seed=3)
-    model = calibrate(space, lambda c: carve(net, space, c), parse("torch"), example, plan, lambda *s: steps.append(s))
-    assert asked == [(plan.measure, True)]
-    assert steps == [(1, 1)]
-    assert model.anchor_ms == pytest.approx(truth(net))
-    other = nn.Sequential(net, nn.Linear(5, 2000))
-    anchored = calibrate(space, lambda c: carve(net, space, c), parse("torch"), example, replace(plan, teacher=other),
-                         lambda *s: None)
-    assert anchored.anchor_ms == pytest.approx(truth(other))
+    def profile(self, candidates, runs=20):
+        return {}
+
+    def machine(self):
+        return {"target": "fake:threads=1"}
+
+    def close(self):
+        self.closed = True
+
+
+def test_the_model_is_fitted_to_what_the_bench_measured(net, space):
+    bench, plan = FakeBench(net, space), CalibrationPlan(16, MeasurePlan(2, 0.01), seed=3)
+    model = calibrate(bench, plan)
+    assert bench.asked == [(16, plan.measure)]
+    assert model.anchor_ms == pytest.approx(2 * bench.truth(space.largest()))
     unseen = calibration_candidates(space, 12, seed=8)[2:]
-    expected = [truth(carve(net, space, c)) for c in unseen]
     matrix = np.array([space.encode(c) for c in unseen])
-    assert model.predict(matrix) == pytest.approx(expected, rel=0.02)
-    assert model.source["target"].startswith("torch:threads=1")
+    assert model.predict(matrix) == pytest.approx([bench.truth(c) for c in unseen], rel=0.02)
+    assert model.source["target"] == "fake:threads=1"
     assert model.source["interrupted_runs"] == 0.25
-
-
-@dataclass(frozen=True)
-class Sleepless:
-    """A runtime that takes no time; only the bookkeeping around it is of interest."""
-
-    threads: int = 1
-    batch: int = 1
-
-    def prepare(self, model, inputs):
-        return lambda: model(*inputs)
-
-    def version(self):
-        return "sleepless 1"
-
-
-def test_members_are_measured_beside_the_teacher(net, example, space):
-    members = {"m1": carve(net, space, space.smallest())}
-    timing = remeasure(members, net, Sleepless(), example, MeasurePlan(2, 0.0, 2))
-    assert set(timing.ms) == {TEACHER, "m1"}
-    assert speed_ups(timing) == {"m1": timing.ms[TEACHER] / timing.ms["m1"]}
-    with pytest.raises(ValueError, match="'teacher'"):
-        remeasure({TEACHER: net}, net, Sleepless(), example)
