@@ -4,9 +4,11 @@ from niwaki.spaces.carve import carve
 from niwaki.spaces.cost import Costs, LayerRow
 from niwaki.spaces.count import count
 from niwaki.spaces.derive import derive
+from niwaki.spaces.elastic import Elastic
 from niwaki.spaces.errors import InputError
 from niwaki.spaces.explain import GroupRow, SpaceReport, explain
 from niwaki.spaces.mask import mask
+from niwaki.spaces.memory import library_overhead, measured_peak
 from niwaki.spaces.options import SpaceOptions
 from niwaki.spaces.space import Space
 from niwaki.spaces.sparsity import Sparsity
@@ -17,6 +19,7 @@ __all__ = [
     "Candidate",
     "Cost",
     "Costs",
+    "Elastic",
     "Fixed",
     "Group",
     "GroupRow",
@@ -34,5 +37,7 @@ __all__ = [
     "count",
     "derive",
     "explain",
+    "library_overhead",
     "mask",
+    "measured_peak",
 ]

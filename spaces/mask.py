@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -9,9 +10,10 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from niwaki.spaces import axes
-from niwaki.spaces.axes import Dim
+from niwaki.spaces.axes import Atom, Dim
 from niwaki.spaces.carve import checked
 from niwaki.spaces.cut import Cut
+from niwaki.spaces.passes import Analysis
 from niwaki.spaces.source import carved_graph
 from niwaki.spaces.space import Space
 from niwaki.spaces.trace import Mode
@@ -71,30 +73,35 @@ class Masked(nn.Module):
     def forward(self, *args: Any) -> Any:
         mode: Mode = "train" if self.training else "eval"
         program = self.space.plan.programs[mode]
-        flat = _Run(self, program.constants, args).through(*self.pairs[mode])
+        run = MaskedRun({**program.constants, **self.state}, self.space.plan.analysis, self.cut.keep, args)
+        flat = run.through(*self.pairs[mode])
         return pytree.tree_unflatten(list(flat), program.out_spec)
 
 
-class _Run:
-    """One forward pass."""
+class MaskedRun:
+    """One forward pass over graphs as :func:`niwaki.spaces.source.carved_graph` makes them.
 
-    def __init__(self, masked: Masked, constants: dict[str, Tensor], args: tuple[Any, ...]) -> None:
-        self.state = {**constants, **masked.state}
-        self.analysis = masked.space.plan.analysis
-        self.keep = masked.cut.keep
+    ``state``: key -> tensor. ``keep``: atom -> (units,) bool, which units stay; atoms that are absent stay whole.
+    """
+
+    def __init__(
+        self, state: Mapping[str, Tensor], analysis: Analysis, keep: Mapping[Atom, Tensor], args: tuple[Any, ...]
+    ) -> None:
+        self.state, self.analysis, self.keep = state, analysis, keep
         tensors = pytree.tree_leaves(args)
         self.batch = int(tensors[0].shape[0])
         self.inputs = iter(tensors)
         self.env: dict[fx.Node, Any] = {}
 
     def through(self, full: fx.Graph, small: fx.Graph) -> Any:
+        """The flat outputs. ``full``, ``small``: the same nodes, literals at full size and at that of what is kept."""
         twin: dict[fx.Node, fx.Node] = {}
         for big, little in zip(full.nodes, small.nodes, strict=True):
             twin[little] = big
             if big.op == "placeholder":
                 self.env[big] = next(self.inputs)
             elif big.op == "get_attr":
-                self.env[big] = self.state[str(big.target)]
+                self.env[big] = self.fetched(big, self.state[str(big.target)])
             elif big.op == "output":
                 return fx.map_arg(big.args[0], self.env.__getitem__)
             elif big.meta.get("origin") in self.analysis.over_kept:
@@ -102,8 +109,16 @@ class _Run:
                 self.env[big] = self.spread(big, little.target(*values[0], **values[1]))
             else:
                 values = fx.map_arg((big.args, big.kwargs), self.env.__getitem__)
-                self.env[big] = self.zeroed(big, big.target(*values[0], **values[1]))
+                self.env[big] = self.zeroed(big, self.call(big, values[0], values[1]))
         raise AssertionError("a graph without an output")
+
+    def fetched(self, _node: fx.Node, value: Tensor) -> Tensor:
+        """A parameter or buffer as operations see it."""
+        return value
+
+    def call(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """One operation, on the values of its arguments."""
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
     def dims(self, node: fx.Node) -> list[list[Dim]]:
         return self.analysis.values.get(node.meta.get("origin"), [])  # type: ignore[arg-type]

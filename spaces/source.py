@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from niwaki.spaces.plan import Plan
 
 MaskOf = Callable[[Dim], Tensor | None]
+Fill = Callable[[Any, dict[fx.Node, fx.Node]], Any]
+"""What stands in the place of a literal of the traced graph; it is also given the new node of every old one."""
 
 
 class SourceModule(nn.Module):
@@ -92,6 +94,11 @@ def carved_graph(program: Program, plan: Plan, skipped: frozenset[str], mask: Ma
 
     Parameters are ``get_attr`` nodes; ``meta["origin"]`` of a node is the traced one.
     """
+    return rewritten(program, plan, skipped, lambda value, new: literal(value, new, mask))
+
+
+def rewritten(program: Program, plan: Plan, skipped: frozenset[str], fill: Fill) -> fx.Graph:
+    """The program without the skipped blocks; ``fill`` writes its literals. See :func:`carved_graph`."""
     gone = Removal([plan.cones[program.mode][name] for name in skipped])
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {}
@@ -117,32 +124,32 @@ def carved_graph(program: Program, plan: Plan, skipped: frozenset[str], mask: Ma
             rewrite = plan.analysis.rewrites.get(node)
             if node in gone.fresh:
                 rewrite = (gone.fresh[node], *(rewrite[1:] if rewrite else (node.args, {})))
-            new[node] = _emit(graph, node, rewrite, new, mask)
+            new[node] = _emit(graph, node, rewrite, new, fill)
     for old, node in new.items():
         node.meta.setdefault("origin", old)
     graph.set_codegen(fx.graph.CodeGen())
     return graph
 
 
-def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> fx.Node:
+def _emit(graph: fx.Graph, node: fx.Node, rewrite: Any, new: dict[fx.Node, fx.Node], fill: Fill) -> fx.Node:
     target, args, named = (node.target, node.args, {}) if rewrite is None else rewrite
     if isinstance(target, str):
         target = _op(target)
 
-    def fill(value: Any) -> Any:
+    def mapped(value: Any) -> Any:
         """Arguments with nodes mapped, sizes evaluated, and the traced device replaced by that of the data."""
         if isinstance(value, fx.Node):
             return new[value]
         if isinstance(value, dict):
-            return {k: fill(v) for k, v in value.items()}
+            return {k: mapped(v) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(fill(v) for v in value)
+            return type(value)(mapped(v) for v in value)
         if isinstance(value, torch.device):
             data = next((n for n in node.graph.nodes if n.op == "placeholder" and n in new), None)
             return value if data is None else graph.call_function(getattr, (new[data], "device"))
-        return _size(value, new, mask)
+        return fill(value, new)
 
-    return graph.call_function(target, fill(tuple(args)), fill({**node.kwargs, **named}))
+    return graph.call_function(target, mapped(tuple(args)), mapped({**node.kwargs, **named}))
 
 
 def _op(name: str) -> Any:
@@ -150,7 +157,7 @@ def _op(name: str) -> Any:
     return getattr(getattr(getattr(torch.ops, namespace), op), overload)
 
 
-def _size(value: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> Any:
+def literal(value: Any, new: dict[fx.Node, fx.Node], mask: MaskOf) -> Any:
     """A width-dependent literal as the number it is in this cut; anything else as it is."""
     if not isinstance(value, (Size, Before, Free)):
         return value
