@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import resource
 import statistics
@@ -73,7 +74,9 @@ def row(name: str, peer: bool) -> dict[str, Any]:
         "x 100": None if other is None or total is None else CANDIDATES * other / total,
     }
     if large:
-        LARGE_FIGURES.append(f"{name}: {large['derive s']:.1f} s on meta tensors, {mine['growth']:+.0%} of its size")
+        grown = f"{mine['growth']:+.0%} of its size" if "growth" in mine else mine["error"]
+        ready = f"{large['derive s']:.1f} s" if "derive s" in large else large["error"]
+        LARGE_FIGURES.append(f"{name}: derived on meta tensors in {ready}, memory with weights {grown}")
     print({k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}, file=sys.stderr, flush=True)
     return found
 
@@ -180,10 +183,17 @@ def note(rows: list[dict[str, Any]]) -> str:
     ]
     both = [r["x 100"] for r in rows if r["x 100"] is not None]
     if both:
+        theirs = [CANDIDATES * r["Torch-Pruning"] for r in rows if r["x 100"] is not None]
+        ours = [t / x for t, x in zip(theirs, both, strict=True)]
         lines.append(
-            f"Torch-Pruning cuts {len(both)} of {len(rows)}; x 100: mean {statistics.mean(both):.1f}, "
+            f"Torch-Pruning cuts {len(both)} of {len(rows)}; x 100: in total {sum(theirs) / sum(ours):.1f} "
+            f"({sum(theirs):.0f} / {sum(ours):.0f} s), mean {statistics.mean(both):.1f}, "
             f"median {statistics.median(both):.1f}, least {min(both):.1f}."
         )
+    sized = [(r["nodes"], r["derive s"]) for r in rows if r["nodes"]]
+    if len(sized) > 2:
+        slope = statistics.linear_regression(*([math.log(v) for v in column] for column in zip(*sized, strict=True)))
+        lines.append(f"Seconds to derive grow with graph nodes to the power of {slope.slope:.2f} (1 = linear).")
     return "\n".join(lines)
 
 

@@ -35,6 +35,9 @@ Macs = Annotated[str | None, typer.Option(
     metavar="LIMIT", help="Multiply-accumulates of one example: 500M, 1.5G, 50%.", rich_help_panel=_BUDGETS)]
 Params = Annotated[str | None, typer.Option(
     metavar="LIMIT", help="Parameters: 250k, 4M, 50%.", rich_help_panel=_BUDGETS)]
+Memory = Annotated[str | None, typer.Option(
+    metavar="LIMIT", help="Activation tensors alive at once, for one example: 2MB, 512KiB, 50%.",
+    rich_help_panel=_BUDGETS)]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 
 
@@ -61,7 +64,11 @@ def search(  # noqa: PLR0913 - the options of a command
     *,
     set_: Annotated[list[str] | None, typer.Option(
         "--set", metavar="KEY=VALUE", help="Override any key: --set train.lr=0.05. May be repeated.")] = None,
-    latency: Latency = None, size: Size = None, macs: Macs = None, params: Params = None,
+    latency: Latency = None, size: Size = None, macs: Macs = None, params: Params = None, memory: Memory = None,
+    target: Annotated[str | None, typer.Option(
+        metavar="SPEC", help="Where latency counts: onnxruntime:threads=1, torch:threads=4,batch=8, ...")] = None,
+    latency_from: Annotated[str | None, typer.Option(
+        metavar="RUN", help="Take over the latency model of another run of the same space and target.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Candidates to try.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Trials that run at the same time.")] = None,
     runner: Annotated[str | None, typer.Option(help="tune: parallel, on Ray. local: in this process.")] = None,
@@ -76,8 +83,10 @@ def search(  # noqa: PLR0913 - the options of a command
     """
     flags = {
         "budget.latency": latency, "budget.size": size, "budget.macs": macs, "budget.params": params,
+        "budget.memory": memory,
         "search.trials": trials, "run.workers": workers, "run.runner": runner, "run.name": name,
-        "run.folder": None if to is None else str(to), "run.seed": seed,
+        "run.folder": None if to is None else str(to), "run.seed": seed, "latency.target": target,
+        "latency.calibration": latency_from,
     }
     overrides = [*(set_ or []), *(f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None)]
 
@@ -124,25 +133,35 @@ def export(  # noqa: PLR0913 - the options of a command
     run: RunArgument,
     *,
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; must not exist yet.")],
-    latency: Latency = None, size: Size = None, macs: Macs = None, params: Params = None,
+    latency: Latency = None, size: Size = None, macs: Macs = None, params: Params = None, memory: Memory = None,
     formats: Annotated[list[str] | None, typer.Option(
         "--format", metavar="NAME",
         help="onnx, torch_export, safetensors, python; may be repeated; default: the first three.")] = None,
+    pad: Annotated[str | None, typer.Option(
+        metavar="STEP", help="Fill layers up with zeros to multiples of STEP (16), or to what pays on the run's "
+        "target (auto): outputs stay the same, runtimes like round widths.")] = None,
     as_json: Json = False,
 ) -> None:
     """Export the most accurate member of the front within the budgets given here, without retraining."""
+    from niwaki.search.padding import read_pad
     from niwaki.search.result import Result
 
-    asked = {"latency": latency, "size": size, "macs": macs, "params": params}
+    step = None if pad is None else read_pad(pad)
+    asked = {"latency": latency, "size": size, "macs": macs, "params": params, "memory": memory}
     member = Result(run).best(**{k: v for k, v in asked.items() if v is not None})
     with stdout_for_results():
-        card = member.export(to, formats or ["onnx", "torch_export", "safetensors"])
+        card = member.export(to, formats or ["onnx", "torch_export", "safetensors"], step)
     if as_json:
         typer.echo(json.dumps(card, indent=2))
         return
     for facts in card["formats"].values():
         typer.echo(f"{to / facts['file']}: {facts['bytes']:,} bytes, largest difference {facts['error']:.1e}")
     typer.echo(f"{to / 'card.json'}")
+    if pad is not None:
+        changes = [f"{group} {kept} -> {wide}" for group, (kept, wide) in card["padded"].items()]
+        typer.echo(f"padded with zeros: {', '.join(changes) or 'nothing'}")
+        for group, reason in card.get("not_padded", {}).items():
+            typer.echo(f"not padded: {group}: {reason}")
 
 
 @app.command()

@@ -88,7 +88,7 @@ def check(  # noqa: PLR0913 - the options of a command
         except InputError as error:
             if not exact:
                 raise
-            raise InputError(f"{error}\nCode that makes float32 tensors cannot run in float64: try --float32") from error
+            raise InputError(f"{error}\nCode that makes float32 tensors cannot run in float64: try --float32") from None
         proofs = prove(ready, derived, seeds)
     if as_json:
         rows = [{"name": p.name, "says": p.says, "held": p.held, "detail": p.detail} for p in proofs]
@@ -105,10 +105,11 @@ def latency(  # noqa: PLR0913 - the options of a command
     model: ModelArgument,
     *,
     target: Annotated[str, typer.Option(
-        metavar="SPEC", help="RUNTIME:key=value,... with runtime torch or onnxruntime.")] = "torch:threads=1,batch=1",
-    samples: Annotated[int, typer.Option(min=4, help="Candidates measured to fit the model.")] = 24,
+        metavar="SPEC", help="RUNTIME:key=value,... with runtime torch, torch-compile, onnxruntime or cuda, such as "
+        "onnxruntime:threads=4,batch=8.")] = "torch:threads=1,batch=1",
+    samples: Annotated[int, typer.Option(min=4, help="Candidates measured to fit the model.")] = 48,
     check: Annotated[int, typer.Option(min=0, help="Further candidates measured to check it.")] = 8,
-    input_: InputShape = None, classes: Classes = 1000,
+    input_: InputShape = None, example_: ExampleOf = None, classes: Classes = 1000,
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the fitted model as JSON.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -120,9 +121,7 @@ def latency(  # noqa: PLR0913 - the options of a command
     if to is not None and to.exists():
         raise typer.BadParameter(f"{to} exists already; nothing is overwritten", param_hint="--to")
     with stdout_for_results():
-        network, example = subject(model, input_, classes, None)
-        if isinstance(example, tuple):
-            raise typer.BadParameter(f"{model!r} takes several inputs, only one can be measured", param_hint="MODEL")
+        network, example = subject(model, input_, classes, example_)
         checked = timing.calibrate_and_check(network, example, where, samples, check)
     if to is not None:
         to.write_text(json.dumps(checked.model.to_json(), indent=2) + "\n", encoding="utf-8")

@@ -20,8 +20,8 @@ from niwaki.search.report import text
 _SHOWN = 10
 _TITLES = {
     "data": "data", "space": "space", "latency": "latency model", "teacher": "teacher", "answers": "teacher's answers",
-    "search": "search", "measure": "measuring", "finals": "final training", "test": "test split", "export": "export",
-    "report": "report",
+    "sensitivity": "sensitivity", "search": "search", "measure": "measuring", "finals": "final training",
+    "test": "test split", "export": "export", "report": "report",
 }
 
 
@@ -115,9 +115,10 @@ class Watcher:
 
     @_handle.register
     def _(self, event: events.BudgetsResolved) -> None:
-        show = {"latency": text.ms, "macs": text.count, "params": text.count, "size": text.size}
+        show = {"latency": text.ms, "macs": text.count, "params": text.count, "size": text.size,
+                "memory": text.size}
         own = {"latency": event.teacher.latency_ms, "macs": event.teacher.macs, "params": event.teacher.params,
-               "size": event.teacher.bytes}
+               "size": event.teacher.bytes, "memory": event.teacher.memory_bytes}
         for name, limit in event.limits.items():
             self._say(f"budget: {name} at most {show[name](limit)} (teacher {show[name](own[name])})")
 

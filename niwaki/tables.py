@@ -17,15 +17,17 @@ from niwaki.spaces.check import Proof
 
 
 def front(data: ReportData) -> RenderableType:
-    """The Pareto front and the teacher; latency columns where it was measured."""
+    """The Pareto front and the teacher; latency columns where it was measured, memory where it had a budget."""
     timed = data.teacher.costs.latency is not None
+    memory = any(b.name == "memory" for b in data.budgets)
     table = Table(box=None, padding=(0, 1), header_style="bold", title_justify="left")
     table.add_column("model", no_wrap=True, max_width=18)
-    for name in ("val", "test", "MACs", "params", "size", *(("predicted", "measured", "speed-up") if timed else ())):
+    for name in ("val", "test", "MACs", "params", "size", *(("memory",) if memory else ()),
+                 *(("predicted", "measured", "speed-up") if timed else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for member in data.members:
-        table.add_row(*_cells(member, timed))
-    table.add_row(*_cells(data.teacher, timed), style="dim")
+        table.add_row(*_cells(member, timed, memory))
+    table.add_row(*_cells(data.teacher, timed, memory), style="dim")
     parts: list[RenderableType] = [table]
     if any(m.test_spread is not None for m in data.members):
         spread = ", ".join(f"{m.name} ± {100 * m.test_spread:.2f}" for m in data.members if m.test_spread is not None)
@@ -33,9 +35,10 @@ def front(data: ReportData) -> RenderableType:
     return Group(*parts)
 
 
-def _cells(member: Member, timed: bool) -> list[str]:
+def _cells(member: Member, timed: bool, memory: bool) -> list[str]:
     tight = [text.percent(member.validation, 1), text.percent(member.test, 1), text.count(member.costs.macs)]
     tight += [text.count(member.costs.params), text.size(member.costs.size)]
+    tight += [text.size(member.costs.memory)] if memory else []
     if timed:
         tight += [text.ms(member.predicted_ms), text.ms(member.costs.latency), text.times(member.speed_up)]
     return [member.name, *(cell.replace(" ", "") for cell in tight)]

@@ -9,12 +9,13 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
+from torch import nn
 
-from niwaki.search.latency import TEACHER, CalibrationPlan, calibrate, calibration_candidates, remeasure
+from niwaki.search.bench import TEACHER, Bench, Inputs
+from niwaki.search.latency import CalibrationPlan, calibrate, calibration_candidates
 from niwaki.search.report import text
 from niwaki.search.targets import MeasurePlan, Target
-from niwaki.spaces import carve, derive
+from niwaki.spaces import derive
 from niwaki.spaces.latency import LatencyModel
 
 
@@ -26,6 +27,7 @@ class Checked:
     teacher_ms: float
     rows: tuple[tuple[str, int, float, float], ...]
     noisy: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def errors(self) -> list[float]:
@@ -37,24 +39,27 @@ class Checked:
         keys = ("candidate", "macs", "predicted_ms", "measured_ms")
         return {
             "latency_model": self.model.to_json(), "teacher_ms": self.teacher_ms, "noisy": self.noisy,
+            "warnings": list(self.warnings),
             "checked": [dict(zip(keys, row, strict=True)) for row in self.rows],
             "checked_median_error": float(np.median(self.errors)) if self.rows else None,
         }
 
 
-def calibrate_and_check(network: nn.Module, example: Tensor, target: Target, samples: int, check: int) -> Checked:
+def calibrate_and_check(network: nn.Module, example: Inputs, target: Target, samples: int, check: int) -> Checked:
     """Fit on ``samples`` candidates of the network's space; then measure ``check`` others beside the teacher."""
     space = derive(network, example)
-    calibration = CalibrationPlan(samples, teacher=network)
-    model = calibrate(space, lambda c: carve(network, space, c), target, example, calibration)
+    bench = Bench(network, space, target, example)
+    model = calibrate(bench, CalibrationPlan(samples))
     seen = {c.key for c in calibration_candidates(space, samples, 0)}
     others = [c for c in calibration_candidates(space, 2 * check + 8, 1) if c.key not in seen][:check]
-    plan = MeasurePlan(seed=1)
-    timing = remeasure({c.key: carve(network, space, c) for c in others}, network, target, example, plan)
+    timing = bench.time(others, MeasurePlan(seed=1))
     matrix = np.array([space.encode(c) for c in others], dtype=np.int64).reshape(len(others), -1)
     figures = zip(others, space.costs(matrix).macs, model.predict(matrix), strict=True) if others else ()
     rows = [(c.key, int(macs), float(predicted), timing.ms[c.key]) for c, macs, predicted in figures]
-    return Checked(model, timing.ms[TEACHER], tuple(sorted(rows, key=lambda row: -row[3])), len(timing.noisy))
+    slow = (f"every model was exported anew: {bench.reason}",) if bench.reason else ()
+    warnings = (*slow, *dict.fromkeys([*model.source["warnings"], *timing.warnings]))
+    ordered = tuple(sorted(rows, key=lambda row: -row[3]))
+    return Checked(model, timing.ms[TEACHER], ordered, len(timing.noisy), warnings)
 
 
 def table(name: str, checked: Checked) -> RenderableType:
@@ -63,7 +68,7 @@ def table(name: str, checked: Checked) -> RenderableType:
     facts = Text.assemble(
         (name, "bold"), f" on {model.source['target']} ({model.source['runtime']}, {model.source['processor']})\n",
         f"teacher: {text.ms(model.anchor_ms)} a batch at calibration, {text.ms(checked.teacher_ms)} at the check\n"
-        f"fitted on {error.samples} candidates ({model.features} features); cross-validated error: median "
+        f"fitted on {error.samples} candidates ({model.method}); cross-validated error: median "
         f"{text.percent(error.median, 1)}, 90th percentile {text.percent(error.p90, 1)}, rank correlation "
         f"{error.spearman:.3f}\n",
     )
@@ -78,4 +83,5 @@ def table(name: str, checked: Checked) -> RenderableType:
         rows.add_row(key, text.count(macs), text.ms(predicted), text.ms(measured), text.percent(off, 1), speed_up)
     note = "errors are relative to the teacher measured in the same rounds"
     noisy = f"; {checked.noisy} of the figures are noisy" if checked.noisy else ""
-    return Group(facts, rows, Text(f" {note}{noisy}", style="dim"))
+    warnings = [Text(f" {warning}", style="yellow") for warning in checked.warnings]
+    return Group(facts, rows, Text(f" {note}{noisy}", style="dim"), *warnings)

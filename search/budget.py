@@ -20,7 +20,7 @@ __all__ = [
 class Budget:
     """Upper bounds that must all hold; None where there is none.
 
-    Each is text with a unit (``latency`` us, ms, s; ``size`` B, kB, MB, GB, KiB, MiB, with 1 MB = 10^6 bytes;
+    Each is text with a unit (``latency`` us, ms, s; ``size`` and ``memory`` B, kB, MB, GB, KiB, MiB, 1 MB = 10^6 bytes;
     ``macs`` and ``params`` with k, M, G), a percentage of the teacher (``"60%"``), or a bare number (ms, bytes,
     MACs, parameters). Raises InputError naming key, value and examples for anything else.
 
@@ -34,6 +34,7 @@ class Budget:
     macs: str | float | None = None
     params: str | float | None = None
     size: str | float | None = None
+    memory: str | float | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.given.items():
@@ -58,13 +59,15 @@ class Budget:
 def check_reachable(limits: Limits, costing: Costing, seed: int = 0) -> None:
     """Raise InputError, with the numbers, unless some candidate meets every budget.
 
-    The counts are least at the smallest candidate. A predicted latency need not be, so before a budget is refused the
-    surroundings of the smallest and of random candidates are searched as well.
+    The counts are least at the smallest candidate. Memory and a predicted latency need not be, so before a budget is
+    refused the surroundings of the smallest and of random candidates are searched as well.
     """
     if not limits.values:
         return
     if "latency" in limits.values and costing.latency is None:
         raise ValueError("check_reachable: a latency budget needs a costing with a latency model")
+    if "memory" in limits.values and not costing.memory:
+        raise ValueError("check_reachable: a memory budget needs a costing with memory")
     best, fraction = closest(limits, costing, seed)
     if fraction <= 1:
         return

@@ -108,7 +108,7 @@ def _budget(values: Mapping[str, str | float]) -> Budget:
     try:
         return Budget(**values)
     except TypeError:
-        raise InputError(f"budget: expected latency, macs, params and size, got {', '.join(values)}") from None
+        raise InputError(f"budget: expected latency, macs, params, size and memory, got {', '.join(values)}") from None
 
 
 def _pair(data: object) -> tuple[Any, Any]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from niwaki.distill import Answers, Data, Recipe, build
 from niwaki.pruning import Refitter
 from niwaki.search.config import Config, load_config
-from niwaki.search.costing import Costing
+from niwaki.search.costing import Costing, LatencyPredictor
 from niwaki.search.files import read_json, read_tensors
 from niwaki.search.shared import open_data
 from niwaki.search.store import RunStore
 from niwaki.spaces import InputError, Space, SpaceOptions, derive
 from niwaki.spaces.latency import LatencyModel
+from niwaki.spaces.memory import settle
 
 IN_HAND = "in-hand"
 """``teacher.name`` or ``data.source`` of a run whose model or data were Python objects."""
@@ -48,8 +49,18 @@ class RunFolder:
         return self.path / "latency.json"
 
     @property
+    def staircase(self) -> Path:
+        """Where latency jumps with width on the run's target; absent where nobody asked."""
+        return self.path / "staircase.json"
+
+    @property
     def scores(self) -> Path:
         return self.path / "scores.safetensors"
+
+    @property
+    def sensitivity(self) -> Path:
+        """Harm of every single cut; absent where no start of the search needs it."""
+        return self.path / "sensitivity.json"
 
     @property
     def facts(self) -> Path:
@@ -141,7 +152,8 @@ def open_context(path: Path, in_hand: InHand | None = None) -> Context:
     teacher.to(trial_device(config)).eval()
     recipe = replace(recipe_of(config), precision=facts["precision"], layout=facts["layout"])
     return Context(
-        folder, teacher, space, example, data, Costing(space, read_latency(folder, space)), recipe,
+        folder, teacher, space, example, data,
+        costing_of(config, teacher, space, read_latency(folder, space)), recipe,
         Answers.load(folder.answers) if recipe.build_loss().needs_teacher else None,
         read_tensors(folder.scores), config.run.cpus_per_trial, config.criterion.refit,
     )
@@ -180,9 +192,20 @@ def read_latency(folder: RunFolder, space: Space) -> LatencyModel | None:
     return LatencyModel.from_json(read_json(folder.latency), space) if folder.latency.is_file() else None
 
 
+def costing_of(config: Config, teacher: nn.Module, space: Space, latency: LatencyPredictor | None) -> Costing:
+    """The costs that a run looks at; memory is exact for what carving makes where there is a budget for it."""
+    if config.budget.memory is None:
+        return Costing(space, latency)
+    if space.peaks is None:
+        raise InputError(f"budget.memory: what {config.teacher.name!r} holds in memory depends on data")
+    settle(teacher, space)
+    return Costing(space, latency, memory=True)
+
+
 def space_options(config: Config) -> SpaceOptions:
     try:
-        return SpaceOptions(**config.space.model_dump())
+        options = config.space.model_dump()
+        return SpaceOptions(**options | {"step": 1 if options["step"] == "auto" else options["step"]})
     except InputError:
         raise
     except ValueError as error:

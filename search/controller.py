@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from niwaki.search.aim import retained
 from niwaki.search.checks import check_choices, check_folder, runner_class
 from niwaki.search.config import Config, load_config, to_yaml
 from niwaki.search.context import InHand, RunFolder, device_of
@@ -16,13 +17,14 @@ from niwaki.search.environment import environment
 from niwaki.search.equip import equip
 from niwaki.search.events import Listener, RunFinished, RunStarted, ignore
 from niwaki.search.examine import examine
-from niwaki.search.files import write_json_atomic, write_tensors_atomic
+from niwaki.search.files import read_tensors, write_json_atomic, write_tensors_atomic
 from niwaki.search.finalists import measurer
 from niwaki.search.judge import judge
 from niwaki.search.phases import Phases
 from niwaki.search.result import Result
 from niwaki.search.runners import RunnerSetup, default_workers
 from niwaki.search.schedule import Schedule
+from niwaki.search.starts import starts
 from niwaki.search.store import RunStore
 from niwaki.search.subject import Subject, folder_of, phase
 from niwaki.search.threads import torch_threads
@@ -51,7 +53,7 @@ def search(config: Config, listener: Listener = ignore, in_hand: InHand | None =
     listener(RunStarted(folder.path, config.run.name, resumed=False, kept=0))
     with torch_threads(1):
         subject = examine(config, folder, in_hand, listener)
-        store = RunStore.create(folder.path, to_yaml(config))
+        store = RunStore.create(folder.path, to_yaml(subject.config))
         with store.lock():
             return _Run(subject, folder, store, in_hand, listener).drive()
 
@@ -92,7 +94,9 @@ class _Run:
         if not self.folder.front.is_file():
             equip(self.subject, self.folder, self.listener)
             self.write_example()
-            phases = Phases(self.subject, measurer(self.subject, self.folder, self.listener))
+            worth = retained(self.subject.space, read_tensors(self.folder.scores))
+            measure, start_at = measurer(self.subject, self.folder), starts(self.subject, self.folder)
+            phases = Phases(self.subject, measure, worth, self.listener, start_at)
             outcomes = self.train(phases)
             judge(phases, outcomes, self.folder, self.listener)
         result = Result(self.folder.path, self.in_hand)
@@ -132,5 +136,5 @@ class _Run:
             for member in members:
                 target = self.folder.path / "export" / member.name
                 if not target.exists():
-                    member.export(target, config.formats)
+                    member.export(target, config.formats, config.pad)
             detail.append(f"{len(members)} models in {', '.join(config.formats)}, each read back and compared")

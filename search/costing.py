@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +15,8 @@ from niwaki.spaces.types import Candidate, Cost, Variable
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-FIELDS = {"latency": "latency_ms", "macs": "macs", "params": "params", "size": "bytes"}
-"""Name of a budget -> attribute of Cost; the units are ms, MACs, parameters, bytes."""
+FIELDS = {"latency": "latency_ms", "macs": "macs", "params": "params", "size": "bytes", "memory": "memory_bytes"}
+"""Name of a budget -> attribute of Cost; the units are ms, MACs, parameters, bytes, bytes."""
 
 
 class CountArrays(Protocol):
@@ -45,6 +45,7 @@ class SearchSpace(Protocol):
     def decode(self, indices: Sequence[int]) -> Candidate: ...
     def cost(self, candidate: Candidate) -> Cost: ...
     def costs(self, matrix: Any) -> CountArrays: ...
+    def memory(self, matrix: Any) -> Any: ...
 
 
 class LatencyPredictor(Protocol):
@@ -55,21 +56,24 @@ class LatencyPredictor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Costing:
-    """Costs of candidates of one space; ``latency`` None where no latency is asked for."""
+    """Costs of candidates of one space; ``latency`` None where no latency is asked for, ``memory`` where it is."""
 
     space: SearchSpace
     latency: LatencyPredictor | None = None
+    memory: bool = False
 
     def __call__(self, matrix: Ints) -> dict[str, Floats]:
         """Costs of the rows of ``matrix``, ``(N, variables)`` choice indices.
 
-        Returns a ``(N,)`` array for each of ``macs``, ``params``, ``size`` (bytes) and, with a latency model,
-        ``latency`` (ms).
+        Returns a ``(N,)`` array for each of ``macs``, ``params``, ``size`` (bytes) and, where asked for, ``latency``
+        (ms) and ``memory`` (bytes).
         """
         counts = self.space.costs(matrix)
         arrays = {"macs": counts.macs, "params": counts.params, "size": counts.bytes}
         if self.latency is not None:
             arrays["latency"] = self.latency.predict(matrix)
+        if self.memory:
+            arrays["memory"] = self.space.memory(matrix)
         return {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
 
     def cost(self, candidate: Candidate) -> Cost:
@@ -78,7 +82,7 @@ class Costing:
         if self.latency is None:
             return count
         row = np.asarray([self.space.encode(candidate)], dtype=np.int64)
-        return Cost(count.macs, count.params, count.bytes, float(self.latency.predict(row)[0]))
+        return replace(count, latency_ms=float(self.latency.predict(row)[0]))
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,18 @@ class Limits:
         """One of the budgets alone."""
         return Limits({name: self.values[name]}, {name: self.units.get(name, "")})
 
+    def times(self, level: float) -> Limits:
+        """All of them at a fraction."""
+        return Limits({name: limit * level for name, limit in self.values.items()}, self.units)
+
     def capped(self, costs: Mapping[str, Floats]) -> Limits:
         """The same limits, none above row 0 of ``costs``, so that fractions of a loose budget mean something."""
         return Limits({name: min(limit, float(costs[name][0])) for name, limit in self.values.items()}, self.units)
 
 
 def value_of(cost: Cost, name: str) -> float:
-    """The figure of ``cost`` that budget ``name`` speaks of; ValueError for a latency that nobody predicted."""
+    """The figure of ``cost`` that budget ``name`` speaks of; ValueError for a latency or memory that nobody knows."""
     value = getattr(cost, FIELDS[name])
     if value is None:
-        raise ValueError(f"the cost has no {name}: give a latency model (or measure it) before asking")
+        raise ValueError(f"the cost has no {name}: give a model of it (or measure it) before asking")
     return float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,13 +13,19 @@ from niwaki.distill.augment import derived_seed
 from niwaki.distill.splits import chunks
 from niwaki.pruning import score_groups
 from niwaki.search.checks import criterion
-from niwaki.search.context import IN_HAND, RunFolder, device_of, recipe_of
+from niwaki.search.context import IN_HAND, Context, RunFolder, device_of, recipe_of
 from niwaki.search.events import Listener, PhaseProgress
-from niwaki.search.files import write_json_atomic, write_tensors_atomic
+from niwaki.search.files import read_json, read_tensors, write_json_atomic, write_tensors_atomic
+from niwaki.search.sensitivity import sensitivity, students
 from niwaki.search.shared import share_data
+from niwaki.search.starts import wanted
 from niwaki.search.subject import Subject, phase
 from niwaki.search.threads import torch_threads
+from niwaki.search.trial import untrained
 from niwaki.spaces.latency import LatencyModel
+
+_LEAST_IMAGES = 64
+"""On which a single cut is judged, however many cuts there are."""
 
 
 def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
@@ -27,6 +34,8 @@ def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
     write_json_atomic(folder.space, subject.space.to_json())
     if isinstance(subject.costing.latency, LatencyModel) and not folder.latency.is_file():
         write_json_atomic(folder.latency, subject.costing.latency.to_json())
+    if subject.staircase is not None and not folder.staircase.is_file():
+        write_json_atomic(folder.staircase, subject.staircase.to_json())
     with phase("teacher", listener) as detail, torch_threads(subject.threads):
         subject.teacher.to(device)
         if not folder.teacher.is_file():
@@ -42,6 +51,9 @@ def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
         if not folder.scores.is_file():
             scores = score_groups(subject.teacher, subject.space, criterion(config), _batches(subject, device))
             write_tensors_atomic(folder.scores, scores)
+    if any(kind == "knapsack" for kind, _ in wanted(config)) and not folder.sensitivity.is_file():
+        with phase("sensitivity", listener) as detail, torch_threads(subject.threads):
+            detail.append(_write_sensitivity(subject, folder, listener))
     subject.teacher.cpu()
 
 
@@ -87,6 +99,29 @@ def _write_answers(subject: Subject, folder: RunFolder, listener: Listener) -> s
         found.save(draft)
         draft.replace(folder.answers)
     return f"{recipe.views} views of {len(subject.data.train)} images"
+
+
+def _write_sensitivity(subject: Subject, folder: RunFolder, listener: Listener) -> str:
+    """On the training images that come last in the order in which refits take their own: the two hardly ever meet.
+
+    No more images than make it take about as long as one final training: a step of that is three passes, judging two.
+    """
+    config, data, facts = subject.config, subject.data, read_json(folder.facts)
+    context = Context(
+        folder, subject.teacher, subject.space, subject.example, data, subject.costing,
+        replace(recipe_of(config), precision=facts["precision"], layout=facts["layout"]),
+        None, read_tensors(folder.scores), subject.threads, config.criterion.refit,
+    )  # fmt: skip
+    affordable = 3 * config.train.final_images // (2 * students(subject.space))
+    images = min(config.criterion.sensitivity, max(affordable, _LEAST_IMAGES))
+    rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[-images:]
+    batches = [(data.normalise(x), y) for x, y in map(data.train.batch, chunks(rows, 128))]
+    found = sensitivity(
+        subject.space, lambda candidate: untrained(candidate, context, images), batches,
+        progress=lambda done, total: listener(PhaseProgress("sensitivity", done, total)),
+    )
+    write_json_atomic(folder.sensitivity, found.to_json())
+    return f"{found.judged} students on {found.images} training images each"
 
 
 def _batches(subject: Subject, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from torch import nn
-
+from niwaki.search.bench import TEACHER
 from niwaki.search.budget import value_of
 from niwaki.search.context import RunFolder
-from niwaki.search.events import Listener
 from niwaki.search.files import read_json, write_json_atomic
-from niwaki.search.latency import TEACHER, remeasure
 from niwaki.search.outcome import Outcome
 from niwaki.search.pareto import ranks
-from niwaki.search.subject import Subject, phase
-from niwaki.spaces import Candidate, Cost, carve
+from niwaki.search.subject import Subject
+from niwaki.spaces import Candidate, Cost
 from niwaki.spaces.latency import LatencyModel
 
 
@@ -33,15 +30,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Finalist:
-    """The best outcome of a candidate, and its measured latency where the run has a target."""
+    """Who is trained to the end.
+
+    Attributes:
+        outcome: the best of the candidate that was chosen.
+        candidate: what is trained: that candidate, or the one it became when its latency was aimed at the budget.
+        cost: of ``candidate``, with its measured latency where the run has a target.
+    """
 
     outcome: Outcome
-    measured_ms: float | None
-
-    @property
-    def cost(self) -> Cost:
-        cost = self.outcome.cost
-        return cost if self.measured_ms is None else replace(cost, latency_ms=self.measured_ms)
+    candidate: Candidate
+    cost: Cost
 
 
 def ranking(outcomes: Sequence[Outcome], levels: Sequence[float], costs: Sequence[str]) -> list[Outcome]:
@@ -68,23 +67,20 @@ def ranking(outcomes: Sequence[Outcome], levels: Sequence[float], costs: Sequenc
     return chosen + [found[i] for _, i in by_rank if found[i] not in chosen]
 
 
-def measurer(subject: Subject, folder: RunFolder, listener: Listener) -> Callable[[Sequence[Candidate]], Measured]:
+def measurer(subject: Subject, folder: RunFolder) -> Callable[[Sequence[Candidate]], Measured]:
     """A function that times candidates beside the teacher and remembers the figures in ``measured.json``.
 
     They are taken between stages, when no trial runs. A resumed run finds them again and chooses the same finalists.
     """
-    target, model = subject.target, subject.costing.latency
+    bench, model = subject.bench, subject.costing.latency
 
     def measure(candidates: Sequence[Candidate]) -> Measured:
-        if target is None or not isinstance(model, LatencyModel) or not candidates:
+        if bench is None or not isinstance(model, LatencyModel) or not candidates:
             return Measured()
         known = read_json(folder.measured) if folder.measured.is_file() else {"ms": {}, "noisy": []}
         new = {c.key: c for c in candidates if c.key not in known["ms"]}
         if new:
-            models: dict[str, nn.Module] = {k: carve(subject.teacher, subject.space, c) for k, c in new.items()}
-            with phase("measure", listener) as detail:
-                timing = remeasure(models, subject.teacher, target, subject.example, subject.measure_plan)
-                detail.append(f"{len(new)} candidates, {len(timing.noisy)} of the figures noisy")
+            timing = bench.time(list(new.values()), subject.measure_plan)
             scale = model.anchor_ms / timing.ms[TEACHER]
             known["ms"] |= {key: timing.ms[key] * scale for key in new}
             known["noisy"] += [name for name in timing.noisy if name != TEACHER]

@@ -20,6 +20,7 @@ from niwaki.spaces import Candidate, Cost, InputError
 COLUMNS = (
     "name", "kind", "level", "accuracy", "accuracy_mean", "accuracy_std", "test_accuracy", "test_mean", "test_std",
     "macs", "params", "bytes", "latency_ms", "predicted_ms", "speed_up", "repeats", "candidate", "trial",
+    "memory_bytes",
 )
 
 

@@ -22,6 +22,8 @@ def judge(phases: Phases, schedule: Schedule, folder: RunFolder, listener: Liste
     subject = phases.subject
     finished = [o for o in schedule.of("final", "uniform", "random") if o.complete]
     measured = phases.measure([o.job.candidate for o in finished])
+    if subject.bench is not None:
+        subject.bench.close()
     entries = join(finished, measured.ms, subject.cost)
     front = front_of(entries, subject.limits)
     if not front:

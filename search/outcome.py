@@ -173,15 +173,16 @@ class Outcome:
 
 
 def cost_from_json(data: Any) -> Cost:
-    """Inverse of ``Cost.to_json``; raises ValueError naming the key.
+    """Inverse of ``Cost.to_json``; raises ValueError naming the key. Older runs knew no ``memory_bytes``.
 
     Example:
         >>> cost_from_json({"macs": 10, "params": 4, "bytes": 16, "latency_ms": None})
-        Cost(macs=10, params=4, bytes=16, latency_ms=None)
+        Cost(macs=10, params=4, bytes=16, latency_ms=None, memory_bytes=None)
     """
     read = _Reader("cost", data)
     latency = None if read.data.get("latency_ms") is None else read.number("latency_ms")
-    return Cost(read.integer("macs"), read.integer("params"), read.integer("bytes"), latency)
+    memory = None if read.data.get("memory_bytes") is None else read.integer("memory_bytes")
+    return Cost(read.integer("macs"), read.integer("params"), read.integer("bytes"), latency, memory)
 
 
 class _Reader:

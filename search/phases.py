@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from niwaki.search.aim import Worth, aim
 from niwaki.search.checks import Proposer, proposer_class
-from niwaki.search.costing import Limits
+from niwaki.search.events import Listener
 from niwaki.search.finalists import Finalist, Measured, ranking
-from niwaki.search.outcome import Job, Kind
+from niwaki.search.outcome import Job, Kind, Outcome
 from niwaki.search.promotion import Ladder, promote
 from niwaki.search.proposers._setup import ProposerSetup
 from niwaki.search.proposers.random import Random
 from niwaki.search.schedule import Schedule, Stage
-from niwaki.search.subject import Subject
+from niwaki.search.starts import uniform
+from niwaki.search.subject import Subject, phase
 from niwaki.spaces import Candidate
 
 _HOPELESS = 6
-_POWERS = (1.0, 0.0, 0.1, 0.3)
 
 
 class RunError(RuntimeError):
@@ -33,12 +34,17 @@ class Phases:
     Attributes:
         subject: what is compressed.
         measure: latency of candidates on the target; answers nothing where the run has none.
+        worth: of candidates before training: where a finalist gives or takes units to meet its latency.
         finalists: what was chosen, once it was. dropped: candidates that were not, because their measured latency
             (ms) breaks the budget.
+        start_at: level of the budget -> what the proposer begins with there (see :mod:`niwaki.search.starts`).
     """
 
     subject: Subject
     measure: Callable[[Sequence[Candidate]], Measured]
+    worth: Worth
+    listener: Listener
+    start_at: Mapping[float, tuple[Candidate, ...]] = field(default_factory=dict)
     finalists: list[Finalist] = field(default_factory=list)
     dropped: dict[str, float] = field(default_factory=dict)
 
@@ -65,31 +71,9 @@ class Phases:
         costs = tuple(self.subject.limits.values) if len(config.search.levels) == 1 else ()
         return Ladder(tuple(int(n) for n in images), 1 / config.search.keep, costs)
 
-    def uniform(self, level: float, power: float = 1.0) -> Candidate | None:
-        """The largest uniform widths, at full depth and dense, that fit ``level`` of the budget; None where none do.
-
-        Groups that several layers share (residual streams) are cut to ratio ** ``power``: 0 leaves them whole.
-        """
-        space, limits = self.subject.space, self.subject.aims
-        ratios = [r / 100 for r in range(100, 0, -1)]
-        candidates = list({c.key: c for c in (space.uniform(r, r**power) for r in ratios)}.values())
-        matrix = np.array([space.encode(c) for c in candidates], dtype=np.int64)
-        fits = limits.fraction(self.subject.costing(matrix)) <= level
-        return candidates[int(np.argmax(fits))] if fits.any() else None
-
-    def _starts(self) -> dict[float, tuple[Candidate, ...]]:
-        """What every proposer begins with at each level: uniform widths, streams cut as much, not at all, a little.
-
-        At most a quarter of the trials: the rest is the proposer's.
-        """
-        search = self.subject.config.search
-        powers = _POWERS[: max(1, search.trials // (4 * len(search.levels)))]
-        found = {level: [self.uniform(level, power) for power in powers] for level in search.levels}
-        return {level: tuple(c for c in some if c is not None) for level, some in found.items()}
-
     def _first_rung(self, schedule: Schedule) -> Iterator[Job]:
         config = self.subject.config
-        proposer = proposer_class(config)(self._setup(config.run.seed, self._starts()))
+        proposer = proposer_class(config)(self._setup(config.run.seed, self.start_at))
         for outcome in schedule.known:
             if outcome.job.kind == "search" and outcome.job.rung == 0:
                 proposer.tell(outcome)
@@ -116,30 +100,44 @@ class Phases:
         return ProposerSetup(subject.space, subject.costing, subject.aims, levels, seed, start_at=start_at or {})
 
     def _choose(self, schedule: Schedule) -> list[Finalist]:
-        """Candidates in the order of :func:`ranking`, until ``search.members`` of them keep the budget as measured."""
-        config, chosen = self.subject.config, list[Finalist]()
+        """Candidates in the order of :func:`ranking`, aimed, until ``search.members`` keep the budget as measured."""
+        config, chosen = self.subject.config, dict[str, Finalist]()
         wanted = max(config.search.members, len(config.search.levels))
         queue = ranking(schedule.of("search"), config.search.levels, tuple(self.subject.limits.values))
-        while len(chosen) < wanted and queue:
-            batch, queue = queue[: wanted - len(chosen)], queue[wanted - len(chosen) :]
-            measured = self.measure([o.job.candidate for o in batch])
-            for outcome in batch:
-                finalist = Finalist(outcome, measured.ms.get(outcome.job.candidate.key))
-                if self._fits(finalist, self.subject.limits):
-                    chosen.append(finalist)
+        if self.subject.bench is None:
+            return [self._aimed(outcome) for outcome in queue[:wanted]]
+        with phase("measure", self.listener) as detail:
+            for outcome in queue:
+                if len(chosen) == wanted:
+                    break
+                finalist = self._aimed(outcome)
+                if self.subject.limits.fits(finalist.cost):
+                    chosen.setdefault(finalist.candidate.key, finalist)
                 else:
-                    self.dropped[outcome.job.candidate.key] = finalist.cost.latency_ms or 0.0
-        return chosen
+                    self.dropped[finalist.candidate.key] = finalist.cost.latency_ms or 0.0
+            self.subject.bench.close()
+            moved = sum(f.candidate != f.outcome.job.candidate for f in chosen.values())
+            detail.append(f"{len(chosen)} finalists measured, {moved} of them moved to just under their budget")
+        return list(chosen.values())
 
-    @staticmethod
-    def _fits(finalist: Finalist, limits: Limits) -> bool:
-        return limits.fits(finalist.cost)
+    def _aimed(self, outcome: Outcome) -> Finalist:
+        """The candidate of an outcome, moved until its measured latency lies just under its level of the budget."""
+        subject, candidate = self.subject, outcome.job.candidate
+        if "latency" in subject.limits.values:
+            aimed = aim(
+                candidate, subject.limits.times(outcome.job.level), subject.costing, self.worth,
+                lambda candidates: self.measure(candidates).ms, subject.config.latency.tries,
+            )  # fmt: skip
+            candidate = aimed.candidate
+        measured = self.measure([candidate]).ms.get(candidate.key)
+        cost = subject.costing.cost(candidate)
+        return Finalist(outcome, candidate, cost if measured is None else replace(cost, latency_ms=measured))
 
     def _final_jobs(self, finalist: Finalist) -> list[Job]:
         config, outcome = self.subject.config, finalist.outcome
         seeds = range(config.run.seed, config.run.seed + config.search.repeats)
-        if config.search.finish == "fresh":
-            return [self._full("final", outcome.job.candidate, seed, outcome.job.level) for seed in seeds]
+        if config.search.finish == "fresh" or finalist.candidate != outcome.job.candidate:
+            return [self._full("final", finalist.candidate, seed, outcome.job.level) for seed in seeds]
         left, rung = config.train.final_images - outcome.images, outcome.job.rung + 1
         return [Job(outcome.job.candidate, "final", rung, left, seed, outcome.key, outcome.job.level) for seed in seeds]
 
@@ -147,8 +145,7 @@ class Phases:
         config = self.subject.config
         wanted: list[tuple[Kind, Candidate, float]] = []
         if "uniform" in config.search.baselines:
-            # shared streams stay whole, as is usual and stronger, where the level can be met that way
-            pairs = [(self.uniform(level, 0.0) or self.uniform(level), level) for level in config.search.levels]
+            pairs = [(self._uniform(level), level) for level in config.search.levels]
             wanted += [("uniform", candidate, level) for candidate, level in pairs if candidate is not None]
         if "random" in config.search.baselines:
             proposer = Random(self._setup(config.run.seed + 1))
@@ -156,6 +153,11 @@ class Phases:
             wanted += [("random", p.candidate, p.level) for p in asked if p is not None]
         seeds = range(config.run.seed, config.run.seed + config.search.repeats)
         return [self._full(kind, candidate, seed, level) for kind, candidate, level in wanted for seed in seeds]
+
+    def _uniform(self, level: float) -> Candidate | None:
+        """Shared streams stay whole, as is usual and stronger, where the level can be met that way."""
+        limits = self.subject.aims.times(level)
+        return uniform(self.subject, limits, 0.0) or uniform(self.subject, limits)
 
     def _full(self, kind: Kind, candidate: Candidate, seed: int, level: float) -> Job:
         return Job(candidate, kind, 0, self.subject.config.train.final_images, seed, level=level)

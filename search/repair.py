@@ -32,7 +32,8 @@ def fit_to(
 
     Where the proposal is too expensive, random variables are stepped down, by preference those whose steps relieve the
     violated budgets most; where it is cheaper than ``(1 - tolerance) x fill``, random variables are stepped up while
-    everything fits, by preference those that were stepped down before.
+    everything fits, by preference those that were stepped down before. Memory is a maximum, not a sum: most variables
+    are none of its business, and what they lost on the way down is given back whatever the others use.
 
     Args:
         indices: ``(variables,)`` choice indices; out-of-range entries are clipped.
@@ -59,7 +60,11 @@ def fit_to(
         return origin
     goal = _Goal(costing, limits, fill, tolerance, generator)
     fitting = _shrink(origin, goal)
-    return None if fitting is None else _grow(fitting, origin, top, goal)
+    if fitting is None:
+        return None
+    if "memory" in limits.values:
+        fitting = _give_back(fitting, origin, goal)
+    return _grow(fitting, origin, top, goal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +113,19 @@ def _shrink(origin: Ints, goal: _Goal) -> _Point | None:
     fractions = goal.fractions(inner)
     first = int(np.argmax(fractions <= 1))
     return inner[first], float(fractions[first])
+
+
+def _give_back(fitting: _Point, origin: Ints, goal: _Goal) -> _Point:
+    """Step what the way down took back up wherever that still fits, until no single step of it does."""
+    point, fraction = fitting
+    unit = np.eye(len(point), dtype=np.int64)
+    for _ in range(4 * _ROUNDS):
+        lost = np.flatnonzero(point < origin)
+        usable = lost[goal.fractions(point + unit[lost]) <= 1] if len(lost) else lost
+        if not len(usable):
+            break
+        point, fraction = _climb(point, origin, origin, usable, goal)
+    return point, fraction
 
 
 def _grow(fitting: _Point, origin: Ints, top: Ints, goal: _Goal) -> Ints:

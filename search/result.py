@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,12 @@ from niwaki.search.files import read_json, read_tensors
 from niwaki.search.front import Entry
 from niwaki.search.models import Models
 from niwaki.search.outcome import Outcome, cost_from_json
+from niwaki.search.padding import pad_student, read_pad
+from niwaki.search.staircase import Staircase, find_staircase, kinds_of, on, shapeless
 from niwaki.search.store import RunStore
+from niwaki.search.targets import parse
 from niwaki.spaces import Candidate, Cost, InputError, Kept, Space, derive
+from niwaki.spaces.memory import library_overhead, measured_peak
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +67,36 @@ class Member:
         return read_tensors(self.run.folder.store.trial(self.entry.trials[0]) / "kept.safetensors")
 
     def export(
-        self, path: str | Path, formats: Sequence[str] = ("onnx", "torch_export", "safetensors")
+        self, path: str | Path, formats: Sequence[str] = ("onnx", "torch_export", "safetensors"),
+        pad: int | str | None = None,
     ) -> dict[str, Any]:
         """Write the model in each format and ``card.json`` into the new folder ``path``; returns the card.
 
         Every file is read back and compared with the model on real images before it counts. InputError where ``path``
         exists or a format is unknown.
+
+        Args:
+            pad: fill layers up with zeros to multiples of it, or to what pays on the run's target (``"auto"``): more
+                units, the same outputs. The card tells which, and what the files cost then; what they are compared
+                with is the model without zeros.
         """
-        subject = Subject.of(self.load(), self.run.example, self.candidate.sparsity)
-        return export_model(subject, path, formats, self.run.card(self))
+        student, sparsity = self.load(), self.candidate.sparsity
+        card = replace(self.run.card(self), memory=self._memory(student))
+        if pad is None:
+            return export_model(Subject.of(student, self.run.example, sparsity), path, formats, card)
+        models, step = self.run.models, self.run.pad_steps(pad)
+        padding = pad_student(models.teacher, student, models.space, self.candidate, self.kept(), step)
+        cost = models.space.cost(padding.candidate).to_json() if padding.widths else {}
+        card = replace(card, padded=padding.widths, padded_cost=cost, not_padded=padding.refused)
+        return export_model(Subject.of(padding.model, self.run.example, sparsity, student), path, formats, card)
+
+    def _memory(self, student: nn.Module) -> dict[str, int | None]:
+        """Peak of activations for one example: computed, measured, and what the allocator adds."""
+        example = self.run.example[:1]
+        return {
+            "tensors_bytes": self.cost.memory_bytes, "measured_bytes": measured_peak(student, example),
+            "libraries_bytes": library_overhead(student, example),
+        }
 
 
 class Result:
@@ -131,17 +156,20 @@ class Result:
 
     def best(
         self, latency: str | float | None = None, macs: str | float | None = None,
-        params: str | float | None = None, size: str | float | None = None,
+        params: str | float | None = None, size: str | float | None = None, memory: str | float | None = None,
     ) -> Member:
         """The most accurate member of the front within all budgets given (``"3ms"``, ``"50%"``, as in ``Budget``).
 
         Raises:
             InputError: no member fits; the message tells the nearest one's figures.
         """
-        limits = Budget(latency, macs, params, size).resolve(self.teacher_cost)
-        for name in limits.values:
+        budget = Budget(latency, macs, params, size, memory)
+        for name in budget.given:
             if name == "latency" and any(m.cost.latency_ms is None for m in self.front):
                 raise InputError(f"latency: this run ({self.folder.path}) measured none; it has no latency.target")
+            if name == "memory" and any(m.cost.memory_bytes is None for m in self.front):
+                raise InputError(f"memory: this run ({self.folder.path}) does not know it; an older version made it")
+        limits = budget.resolve(self.teacher_cost)
         fitting = [m for m in self.front if limits.fits(m.cost)]
         if fitting:
             return fitting[0]
@@ -163,6 +191,29 @@ class Result:
         space: Space = derive(teacher, torch.zeros(2, *self.facts["shape"]), space_options(self.config))
         check_digest(space, self.facts["space"], self.folder.space)
         return Models(self.folder, teacher, space)
+
+    @cached_property
+    def staircase(self) -> Staircase:
+        """Of the run's target, as the run folder holds it, else measured now on this machine.
+
+        Raises:
+            InputError: the run has no target.
+        """
+        if self.folder.staircase.is_file():
+            return Staircase.from_json(read_json(self.folder.staircase))
+        spec = self.facts["target"]
+        if spec is None:
+            raise InputError(
+                f"pad: 'auto' asks for what pays on the run's target, and this run ({self.folder.path}) has no "
+                "latency.target; give a number, such as 16"
+            )
+        target = parse(spec)
+        return find_staircase(on(shapeless(target)), target.batch, kinds_of(self.models.space))
+
+    def pad_steps(self, pad: int | str) -> int | dict[str, int]:
+        """What ``pad`` means: itself, or by group what the staircase says; InputError where it means nothing."""
+        wanted = read_pad(pad)
+        return wanted if isinstance(wanted, int) else self.staircase.pads_for(self.models.space)
 
     def card(self, member: Member) -> Card:
         """The facts of an exported member."""

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
+from niwaki.spaces.errors import nearest
+
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Images = Annotated[int, Field(ge=2)]
@@ -101,10 +103,12 @@ def _whole(value: Any) -> bool:
 
 
 def _step(value: Any) -> Any:
+    if value == "auto":
+        return value
     steps = value if isinstance(value, dict) else {"step": value}
     for step in steps.values():
         if not _whole(step):
-            raise ValueError(f"expected a whole number >= 1 (or pattern: number for some groups), got {step!r}")
+            raise ValueError(f"expected auto, a whole number >= 1, or pattern: number for some groups, got {step!r}")
     return value
 
 
@@ -130,14 +134,15 @@ class SpaceConfig(Section):
     """What may be searched: widths (``ratios`` of the full width), ``depth``, and ``sparsity`` patterns per layer.
 
     Attributes:
-        step: widths are multiples of it; ``pattern: step`` for some groups only.
+        step: widths are multiples of it; ``pattern: step`` for some groups only; ``auto``: the grid of the target where
+            latency is budgeted, else 1.
         keep: patterns of groups or modules that stay whole.
         tie: each entry is a pattern of groups, or a list of them: all that it matches keep equally many units.
         widths: pattern of groups -> widths on offer instead of ``ratios``, as units or as ratios.
     """
 
     ratios: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    step: Step = 1
+    step: Step = "auto"
     least: Annotated[int, Field(ge=2)] = 4
     keep: tuple[Pattern, ...] = ()
     tie: tuple[Tie, ...] = ()
@@ -153,12 +158,23 @@ class BudgetConfig(Section):
     macs: BudgetText = None
     params: BudgetText = None
     size: BudgetText = None
+    memory: BudgetText = None
+    """Peak of live activation tensors for one example."""
 
     @model_validator(mode="after")
     def _some(self) -> BudgetConfig:
-        if not any((self.latency, self.macs, self.params, self.size)):
-            raise ValueError("at least one of latency, macs, params, size must be set, e.g. 'macs: 50%'")
+        if not any((self.latency, self.macs, self.params, self.size, self.memory)):
+            raise ValueError("at least one of latency, macs, params, size, memory must be set, e.g. 'macs: 50%'")
         return self
+
+
+STARTS = ("uniform", "knapsack", "magnitude")
+
+
+def _start(value: Any) -> Any:
+    if value not in STARTS:
+        raise ValueError(f"unknown start; {nearest(str(value), STARTS)}")
+    return value
 
 
 class SearchConfig(Section):
@@ -166,6 +182,8 @@ class SearchConfig(Section):
 
     Attributes:
         trials: candidates trained at the first rung.
+        starts: what every proposer begins with, taking turns, for at most a quarter of the trials: ``uniform`` widths,
+            ``knapsack``: least harm by the sensitivity of each cut alone, ``magnitude``: one threshold for all scores.
         levels: fractions of the budget that candidates are fitted to, in turn, so that one run spreads over a front.
         keep: share of a rung's candidates that is promoted to the next one.
         members: models trained to the end, at least one for each level.
@@ -179,6 +197,7 @@ class SearchConfig(Section):
     proposer: str = "nsga2"
     options: dict[str, Any] = Field(default_factory=dict)
     trials: Count = 32
+    starts: tuple[Annotated[str, BeforeValidator(_start)], ...] = STARTS
     levels: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (1.0, 0.8, 0.6)
     keep: Fraction = 0.34
     members: Count = 4
@@ -188,11 +207,15 @@ class SearchConfig(Section):
 
 
 class CriterionConfig(Section):
-    """Which units stay: a name from ``pruning/criteria``, its options, and the training images it may look at."""
+    """Which units stay: a name from ``pruning/criteria``, its options, and the training images it may look at.
+
+    ``sensitivity``: most training images on which the harm of each single cut is judged, where a start needs it.
+    """
 
     name: str = "l1"
     options: dict[str, Any] = Field(default_factory=dict)
     images: Count = 1_024
+    sensitivity: Count = 512
     refit: Annotated[int, Field(ge=0)] = 0
     """Training images on which a carved student's convolutions are refit to the teacher's before it is trained."""
 
@@ -201,11 +224,21 @@ class LatencyConfig(Section):
     """Where latency is measured. Without a latency budget it is measured only when ``target`` is set."""
 
     target: str | None = None
-    samples: Annotated[int, Field(ge=4)] = 32
+    samples: Annotated[int, Field(ge=4)] = 48
     """Candidates timed to fit the latency model."""
     seconds: Annotated[float, Field(gt=0)] = 0.25
     """Time spent on each of them, and on each finalist that is measured again."""
     rounds: Count = 8
+    near: Annotated[int, Field(ge=0)] = 16
+    """Further candidates timed where the budget binds: that is where the search will look."""
+    tries: Count = 4
+    """Measurements after which a finalist is near enough to its latency."""
+    max_error: Fraction = 0.1
+    """Largest median error (cross-validated) of a latency model that a search may rely on."""
+    calibration: str | None = None
+    """A run folder or latency.json with a model of the same space and target, used instead of measuring."""
+    where: Literal["here", "cluster"] = "here"
+    """``cluster``: on a node of the Ray cluster that carries the resource ``niwaki_target``."""
 
 
 class RunConfig(Section):
@@ -226,10 +259,15 @@ class RunConfig(Section):
 
 
 class ExportConfig(Section):
-    """Formats (names from ``search/export``) written for the best ``members`` of the front."""
+    """Formats (names from ``search/export``) written for the best ``members`` of the front.
+
+    Attributes:
+        pad: layers are filled up with zeros to multiples of it, or to what pays on the run's target (``auto``).
+    """
 
     formats: tuple[str, ...] = ("onnx", "torch_export", "safetensors")
     members: Annotated[int, Field(ge=0)] = 3
+    pad: Count | Literal["auto"] | None = None
 
 
 class Config(Section):

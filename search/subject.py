@@ -11,11 +11,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from niwaki.distill import Data
+from niwaki.search.bench import Measures
 from niwaki.search.budget import Limits
 from niwaki.search.config import Config
 from niwaki.search.costing import Costing
 from niwaki.search.events import Listener, Phase, PhaseFinished, PhaseStarted
-from niwaki.search.targets import MeasurePlan, Target
+from niwaki.search.staircase import Staircase
+from niwaki.search.targets import MeasurePlan
 from niwaki.search.threads import threads_for
 from niwaki.spaces import Cost, Space
 from niwaki.spaces.latency import LatencyModel
@@ -29,6 +31,8 @@ class Subject:
         teacher: on the CPU, in eval mode; untrained until ``equip`` where the run has to train it.
         cost: the teacher's; ``latency_ms`` measured, where there is a target.
         limits: absolute budgets.
+        bench: measures latency, where there is a target.
+        staircase: of the target, where it set the widths.
     """
 
     config: Config
@@ -38,7 +42,8 @@ class Subject:
     costing: Costing
     cost: Cost
     limits: Limits
-    target: Target | None
+    bench: Measures | None
+    staircase: Staircase | None = None
 
     @property
     def example(self) -> Tensor:

@@ -36,6 +36,7 @@ def report_data(result: Result) -> report.ReportData:
         settings=config.model_dump(mode="json"),
         versions=environment["versions"],
         machine=_machine(result),
+        calibration=_calibration(result),
         command=f"niwaki search {shlex.quote(str(result.folder.path / 'config.yaml'))} --to again",
         notes=_notes(result),
     )
@@ -79,12 +80,18 @@ def _point(outcome: Outcome) -> report.Point:
 
 
 def _costs(cost: Cost) -> report.Costs:
-    return report.Costs(cost.macs, cost.params, cost.bytes, cost.latency_ms)
+    return report.Costs(cost.macs, cost.params, cost.bytes, cost.latency_ms, cost.memory_bytes)
 
 
 def _machine(result: Result) -> Mapping[str, Any]:
     latency = result.folder.latency
     return dict(read_json(latency)["source"]) if latency.is_file() else {}
+
+
+def _calibration(result: Result) -> list[tuple[float, float]]:
+    latency = result.folder.latency
+    samples = read_json(latency)["samples"] if latency.is_file() else []
+    return [(s["held_out"], s["ms"]) for s in samples]
 
 
 def _notes(result: Result) -> list[str]:

@@ -16,7 +16,7 @@ from niwaki.pruning import Chosen, Masks, select
 from niwaki.search.context import Context, InHand, open_context
 from niwaki.search.files import read_json, read_tensors, write_tensors_atomic
 from niwaki.search.outcome import Job, Outcome
-from niwaki.spaces import Cost, Kept, carve, count
+from niwaki.spaces import Candidate, Cost, Kept, carve, count
 
 STUDENT, KEPT, LOG = "student.safetensors", "kept.safetensors", "log.txt"
 _TRACEBACK_LINES = 6
@@ -70,6 +70,18 @@ def run_trial(job: Job, context: Context) -> Outcome:
     return outcome
 
 
+def untrained(candidate: Candidate, context: Context, images: int = 2048) -> nn.Module:
+    """The student as a first rung of no images judges it: refit where the run refits, sparse, else recalibrated.
+
+    ``images``: of the recalibration.
+    """
+    student, _ = _carved(candidate, context)
+    Masks.create(student, candidate.sparsity).apply()
+    if not _as_the_teacher_computes(student, candidate, context):
+        recalibrate(student, context.data, images, recipe=context.recipe)
+    return student
+
+
 def _train(job: Job, context: Context, log: _Log) -> Outcome:
     folder = context.folder.store.trial(job.key)
     log.write(f"job {job.key}: {job.images} images, seed {job.seed}, {torch.get_num_threads()} threads")
@@ -86,7 +98,7 @@ def _train(job: Job, context: Context, log: _Log) -> Outcome:
         masks.apply()  # a moving average of the weights ends the training, and may not be sparse
         metrics = {"loss": result.loss, "train_seconds": result.seconds}
     numerics = context.recipe.numerics  # float32 would take as long as a short training; the test split gets it
-    if not job.images and not _as_the_teacher_computes(student, job, context):
+    if not job.images and not _as_the_teacher_computes(student, job.candidate, context):
         recalibrate(student, context.data, seed=job.seed, recipe=context.recipe)
     metrics["accuracy"] = accuracy(student, context.data, "validation", numerics=numerics)
     cost = _recounted(student.cpu(), job, context)
@@ -99,11 +111,7 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     """The model to train, the units it keeps, and how many images its weights have seen: a parent's, or none."""
     space, teacher = context.space, context.teacher
     if job.parent is None:
-        kept = select(space, job.candidate, context.scores)
-        student = carve(teacher, space, job.candidate, kept)
-        if context.refitter is not None:
-            context.refitter.refit(student, Chosen(space, job.candidate, kept))
-        return student, kept, 0
+        return *_carved(job.candidate, context), 0
     folder = context.folder.store.trial(job.parent)
     parent = Outcome.from_json(read_json(folder / "outcome.json"))
     if parent.job.candidate != job.candidate:
@@ -114,9 +122,17 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     return student, kept, parent.images
 
 
-def _as_the_teacher_computes(student: nn.Module, job: Job, context: Context) -> bool:
+def _carved(candidate: Candidate, context: Context) -> tuple[nn.Module, Kept]:
+    kept = select(context.space, candidate, context.scores)
+    student = carve(context.teacher, context.space, candidate, kept)
+    if context.refitter is not None:
+        context.refitter.refit(student, Chosen(context.space, candidate, kept))
+    return student, kept
+
+
+def _as_the_teacher_computes(student: nn.Module, candidate: Candidate, context: Context) -> bool:
     """Whether a refit gave every convolution the teacher's outputs, whose statistics its BatchNorms then still hold."""
-    if context.refitter is None or job.candidate.sparsity:
+    if context.refitter is None or candidate.sparsity:
         return False
     kernels = {k for k, p in student.named_parameters() if p.dim() > 2}
     return kernels <= context.refitter.covered

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from niwaki.spaces.errors import InputError
 
+_BYTES = {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 UNITS: dict[str, dict[str, float]] = {
     "latency": {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
     "macs": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9},
     "params": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9},
-    "size": {"B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+    "size": _BYTES,
+    "memory": _BYTES,
 }
 """Units of each budget and their worth in ms, units or bytes. 1 MB = 10^6 bytes, 1 MiB = 2^20 bytes."""
 
@@ -21,8 +23,10 @@ EXAMPLES = {
     "macs": "'500M', '1.5G', '60%'",
     "params": "'250k', '4M', '60%'",
     "size": "'2MB' (1 MB = 10^6 bytes), '512KiB', '60%'",
+    "memory": "'2MB' (1 MB = 10^6 bytes), '512KiB', '60%'",
 }
 
+_COUNTS = ("", "k", "M", "G")
 _VALUE = re.compile(r"([0-9_]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9_]+\.)\s*([^\s0-9.]*)")
 
 
@@ -87,6 +91,6 @@ def show(name: str, number: float, unit: str | None = None) -> str:
     """
     units = UNITS[name]
     if unit not in units:
-        usual = {"latency": ("us", "ms", "s"), "size": ("B", "kB", "MB", "GB")}.get(name, ("", "k", "M", "G"))
+        usual = ("B", "kB", "MB", "GB") if units is _BYTES else ("us", "ms", "s") if name == "latency" else _COUNTS
         unit = max((u for u in usual if units[u] <= abs(number)), key=lambda u: units[u], default=usual[0])
     return f"{number / units[unit]:.4g} {unit}".strip()

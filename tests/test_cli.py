@@ -84,6 +84,23 @@ def test_export_writes_python_on_request(run, tmp_path):
     assert json.loads(out)["formats"]["python"]["error"] <= 1e-4
 
 
+def test_export_pads_on_request(run, tmp_path):
+    options = ["--format", "safetensors", "--pad"]
+    code, out, err = call("export", run[0], *options, 7, "--to", tmp_path / "z")
+    assert code == 0, err
+    card = json.loads((tmp_path / "z" / "card.json").read_text())
+    assert card["padded"]
+    changes = ", ".join(f"{n} {a} -> {b}" for n, (a, b) in card["padded"].items())
+    assert out.splitlines()[-1] == f"padded with zeros: {changes}"
+    for wrong in ("many", "0"):
+        code, out, err = call("export", run[0], *options, wrong, "--to", tmp_path / "y")
+        assert (code, out) == (2, "")
+        assert f"pad: expected a whole number of at least 1, such as 16, or auto; got '{wrong}'" in err
+    code, out, err = call("export", run[0], *options, "auto", "--to", tmp_path / "y")
+    assert code == 2
+    assert "no latency.target" in err
+
+
 def test_export_of_a_budget_nobody_meets_names_the_nearest(run, tmp_path):
     code, out, err = call("export", run[0], "--size", "10B", "--to", tmp_path / "b")
     assert (code, out) == (2, "")

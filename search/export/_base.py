@@ -30,28 +30,35 @@ class Subject:
         model: an eval-mode copy on the CPU, without gradients; see :meth:`of`.
         inputs: real inputs, batch first, at least two examples.
         sparsity: layer (module path) -> pattern token, as in ``Candidate.sparsity``.
+        original: what the written files must answer like, where it is another model than the one they are written
+            from (which is then padded with zeros).
     """
 
     model: nn.Module
     inputs: tuple[Tensor, ...]
     sparsity: Mapping[str, str] = field(default_factory=dict)
+    original: nn.Module | None = None
 
     @classmethod
     def of(
         cls, model: nn.Module, inputs: Tensor | tuple[Tensor, ...], sparsity: Mapping[str, str] | None = None,
+        original: nn.Module | None = None,
     ) -> Subject:
-        """Copy ``model`` for export; the caller's model keeps its mode, device and gradients."""
+        """Copy ``model`` (and ``original``) for export; the caller's keep their mode, device and gradients."""
         tensors = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
         if not tensors or any(t.dim() < 1 or len(t) < 2 for t in tensors):
             shapes = [tuple(t.shape) for t in tensors]
             raise ValueError(f"export needs inputs with at least two examples, batch first; got shapes {shapes}")
-        ready = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-        return cls(ready, tuple(t.detach().cpu() for t in tensors), dict(sparsity or {}))
+        ready, first = (
+            None if m is None else copy.deepcopy(m).cpu().eval().requires_grad_(False) for m in (model, original)
+        )
+        assert ready is not None
+        return cls(ready, tuple(t.detach().cpu() for t in tensors), dict(sparsity or {}), first)
 
     def answers(self, examples: int | None = None) -> list[Tensor]:
         """Output tensors of the original on the first ``examples`` inputs (all of them by default)."""
         with torch.inference_mode():
-            return tensors_of(self.model(*self.first(examples)))
+            return tensors_of((self.original or self.model)(*self.first(examples)))
 
     def first(self, examples: int | None) -> tuple[Tensor, ...]:
         """The first ``examples`` inputs, as clones: no exporter may see that they are views of a larger batch."""

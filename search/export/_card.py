@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,11 @@ CONVENTIONS = {
     "macs": "multiply-accumulates (1 each) of convolutions, linear layers and matrix products for one example",
     "params": "elements of all parameters, masked ones included",
     "bytes": "bytes of the state dict's tensors as stored; a sparse layer is its kept values and one bit per weight",
+    "memory_bytes": "peak of live activation tensors for one example in eval mode, as computed from the graph",
+    "memory": "'tensors_bytes' is the figure of 'cost', 'measured_bytes' the same measured on the model, and "
+              "'libraries_bytes' what torch's allocator handed out beyond it at its own peak",
     "latency_ms": "milliseconds for one batch on the target named in 'latency'",
+    "padded": "groups filled up with zeros: units kept, units written; 'cost', 'kept' and 'latency' are without them",
 }
 PACKAGES = (
     "niwaki", "torch", "torchvision", "numpy", "optuna", "ray", "onnx", "onnxscript", "onnxruntime", "safetensors",
@@ -34,7 +38,11 @@ class Card:
         cost: ``Cost.to_json()``.
         metrics: accuracies in 0..1 by split, and whatever else was measured.
         latency: target, machine, predicted and measured milliseconds.
+        memory: peak of activations: ``tensors_bytes``, ``measured_bytes``, ``libraries_bytes``.
         extra: anything else worth knowing (budget, seeds, training images).
+        padded: group -> (units kept, units in the files), where zeros were added.
+        padded_cost: of the model in the files, as in ``cost``, where zeros were added.
+        not_padded: group -> why it could not be padded.
 
     Example:
         >>> Card(name="best", cost={"macs": 10}).to_json()["cost"]
@@ -50,10 +58,15 @@ class Card:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     latency: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    padded: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    padded_cost: Mapping[str, Any] = field(default_factory=dict)
+    not_padded: Mapping[str, str] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        fields = ("name", "task", "teacher", "candidate", "kept", "cost", "metrics", "latency", "extra")
-        return {"schema": 1, **{key: _plain(getattr(self, key)) for key in fields}, "conventions": CONVENTIONS}
+        names = ["name", "task", "teacher", "candidate", "kept", "cost", "metrics", "latency", "memory", "extra"]
+        names += ["padded", *(["padded_cost", "not_padded"] if self.padded or self.not_padded else [])]
+        return {"schema": 1, **{key: _plain(getattr(self, key)) for key in names}, "conventions": CONVENTIONS}
 
 
 def versions() -> dict[str, str]:

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from niwaki.search.export._base import PACKAGE, TOLERANCE, Exporter, ExportError, Subject
+import torch
+
+from niwaki.search.export._base import PACKAGE, TOLERANCE, Exporter, ExportError, Subject, difference, tensors_of
 from niwaki.search.export._card import Card, file_facts, versions
 from niwaki.spaces import registry
 from niwaki.spaces.errors import InputError, nearest
@@ -51,7 +53,8 @@ def export_model(
 
     Raises:
         InputError: unknown format or option, or ``folder`` exists.
-        ExportError: a format cannot express the model, or differs from it by more than 1e-4 of the largest output.
+        ExportError: a format cannot express the model, or differs from it (from ``subject.original``, where there is
+            one) by more than 1e-4 of the largest output.
 
     Example:
         >>> import tempfile, torch
@@ -66,6 +69,7 @@ def export_model(
         raise InputError(f"export: {target} exists already; choose another folder, nothing is overwritten")
     wanted = dict(formats) if isinstance(formats, Mapping) else {name: {} for name in formats}
     writers = {name: exporter(name, options) for name, options in wanted.items()}
+    _check_original(subject)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     draft.mkdir()
@@ -77,6 +81,18 @@ def export_model(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return content
+
+
+def _check_original(subject: Subject) -> None:
+    """Formats without a graph are compared tensor by tensor: that alone would not tell a wrong padding."""
+    if subject.original is not None:
+        with torch.inference_mode():
+            error = difference(tensors_of(subject.model(*subject.first(None))), subject.answers())
+        if not error <= TOLERANCE:
+            raise ExportError(
+                f"the padded model differs from the one without zeros by {error:.2e} of its largest output; at most "
+                f"{TOLERANCE:.0e} is allowed"
+            )
 
 
 def _write_one(name: str, writer: Exporter, subject: Subject, folder: Path) -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from niwaki.distill import Data
 from niwaki.search.costing import Costing, Ints, Limits, SearchSpace
 from niwaki.search.outcome import Outcome, Proposal
 from niwaki.search.repair import fit_to
@@ -17,8 +21,32 @@ Draw = Callable[[np.random.Generator, int], Ints]
 
 
 @dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a proposer can learn from that trains before it proposes.
+
+    Attributes:
+        teacher: trained; left as it is.
+        data: of which ``train`` alone may be looked at: the rest judges candidates.
+        scores: group -> (units,), larger = keep: which units a width means.
+        folder: for checkpoints.
+        device: to train on. threads: torch threads to do it with.
+        augment: name of the augmentation of the training images.
+        report: told steps done and steps in all.
+    """
+
+    teacher: nn.Module
+    data: Data
+    scores: Mapping[str, Tensor]
+    folder: Path
+    device: torch.device
+    threads: int = 1
+    augment: str = "none"
+    report: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class ProposerSetup:
-    """Everything a proposer needs to know of a run.
+    """Everything a proposer needs to know of a run; one that needs more says what in a class attribute ``needs``.
 
     Attributes:
         space: where candidates come from.
@@ -28,7 +56,8 @@ class ProposerSetup:
             yields a front along the whole range below the budget and not only at its edge.
         seed: every random choice follows from it and from what was told, in order.
         start: candidates to try first, fitted to each level.
-        start_at: level -> candidates to try first at that level alone (uniform widths of its size, for one).
+        start_at: level -> candidates to try first at that level alone (:func:`niwaki.search.starts.starts`).
+        lesson: teacher and data, for proposers that train; others pass it over.
     """
 
     space: SearchSpace
@@ -38,6 +67,7 @@ class ProposerSetup:
     seed: int = 0
     start: tuple[Candidate, ...] = ()
     start_at: Mapping[float, tuple[Candidate, ...]] = field(default_factory=dict)
+    lesson: Lesson | None = None
 
     def __post_init__(self) -> None:
         if not self.levels or not all(0 < level <= 1 for level in self.levels):
@@ -53,7 +83,7 @@ class Levels:
     """Turns draws into proposals: fitted to the levels in turn, canonical, new.
 
     Proposal ``n`` uses generators seeded by ``(seed, n, attempt)`` alone, so a proposer that is built anew and told all
-    earlier outcomes goes on as the first one would have.
+    earlier outcomes goes on as the first one would have. ``index`` is the level that a draw is for.
     """
 
     tries = 200
@@ -63,7 +93,7 @@ class Levels:
         self.setup = setup
         largest = np.asarray([setup.space.encode(setup.space.largest())], dtype=np.int64)
         self.limits = setup.limits.capped(setup.costing(largest)) if setup.limits.values else setup.limits
-        self.number = 0
+        self.number = self.index = 0
         self._asked: set[str] = set()
         self._told: set[str] = set()
         self._starts = {i: [*setup.start, *setup.start_at.get(level, ())] for i, level in enumerate(setup.levels)}
@@ -76,6 +106,7 @@ class Levels:
             index = (self.number + turn) % count
             if index in self._exhausted:
                 continue
+            self.index = index
             candidate = self._start(index) or self._new(index, draw)
             if candidate is not None:
                 self._asked.add(candidate.key)

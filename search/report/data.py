@@ -11,12 +11,13 @@ Kind = Literal["search", "uniform", "random", "final", "teacher"]
 
 @dataclass(frozen=True)
 class Costs:
-    """Figures of one model: MACs of one example, parameters, stored bytes, milliseconds of one batch."""
+    """Figures of one model: MACs of one example, parameters, stored bytes, ms of one batch, bytes of activations."""
 
     macs: float
     params: float
     size: float
     latency: float | None = None
+    memory: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Member:
 
 @dataclass(frozen=True)
 class BudgetLine:
-    """One budget: ``name`` (latency, macs, params, size), as ``asked`` for (``50%``), and the absolute ``limit``."""
+    """One budget: ``name`` (latency, macs, params, size, memory), as ``asked`` for (``50%``), the ``limit``."""
 
     name: str
     asked: str
@@ -90,6 +91,8 @@ class ReportData:
         settings: the resolved configuration, nested as in ``config.yaml``.
         versions: package -> version.
         machine: where latency was measured, empty where it was not; floats are shown as percentages.
+        calibration: (predicted, measured) ms of the candidates that the latency model was fitted to, each predicted
+            by a fit that did not see it.
         command: to run the same again.
         notes: remarks for the reader (failed trials, noisy measurements, prediction error), one line each.
     """
@@ -103,5 +106,6 @@ class ReportData:
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Sequence[tuple[float, float]] = ()
     command: str = ""
     notes: Sequence[str] = ()

@@ -16,8 +16,10 @@ from niwaki.search.files import write_text_atomic
 from niwaki.search.report import plots, text
 from niwaki.search.report.data import BudgetLine, Costs, Member, ReportData
 
-_SHOW = {"latency": text.ms, "macs": text.count, "params": text.count, "size": text.size}
-_BUDGET = {"latency": "Latency", "macs": "MACs", "params": "Parameters", "size": "Stored size"}
+_SHOW = {"latency": text.ms, "macs": text.count, "params": text.count, "size": text.size, "memory": text.size}
+_BUDGET = {
+    "latency": "Latency", "macs": "MACs", "params": "Parameters", "size": "Stored size", "memory": "Activation memory",
+}
 _UNWANTED = ["lasso2d", "select2d", "sendChartToCloud"]
 _CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": _UNWANTED}
 
@@ -43,7 +45,7 @@ def render(data: ReportData) -> str:
     return template.substitute(
         title=escape(data.title), plotly=get_plotlyjs(), lead=_lead(data), figures=_headline(best, data),
         legend="".join(f'<span><i style="color:{c}">{mark}</i>{label}</span>' for c, mark, label in plots.legend(data)),
-        plots="".join(f"<div>{_figure(plots.front(data, axis), axis.name)}</div>" for axis in plots.axes(data)),
+        plots="".join(f"<div>{_figure(figure, name)}</div>" for name, figure in _plots(data).items()),
         plots_note=_plots_note(data), members=_members(data), members_note=_members_note(data),
         widths=_widths(best, data.teacher), budgets=_budgets(data.budgets, best.costs, data.teacher.costs),
         task=_rows(data.task.items()), machine=_machine(data.machine), notes=_notes(data.notes),
@@ -73,23 +75,37 @@ def _headline(best: Member, data: ReportData) -> str:
     return "".join(f'<div class="figure"><b>{escape(b)}</b><span>{escape(s)}</span></div>' for b, s in cells)
 
 
+def _plots(data: ReportData) -> dict[str, go.Figure]:
+    found = {axis.name: plots.front(data, axis) for axis in plots.axes(data)}
+    return found | ({"predictions": plots.predictions(data)} if data.calibration else {})
+
+
 def _plots_note(data: ReportData) -> str:
     parts = ["Accuracies are on the validation split; trials of the search are trained for less than the front."]
     if any(p.costs.latency is not None for p in data.points):
         parts.append("Latency is measured for the front and the teacher, predicted for the trials.")
+    if data.calibration:
+        parts.append(
+            "Measured against predicted: blue are the candidates that the latency model was fitted to, each predicted "
+            "by a fit that did not see it; green is the front."
+        )
     return escape(" ".join(parts))
 
 
 def _members(data: ReportData) -> str:
     timed = any(m.costs.latency is not None for m in data.members)
     heads = ["Model", "Validation", "Test", "MACs", "Parameters", "Size"]
+    costs = ["macs", "params", "size", *(["memory"] if any(b.name == "memory" for b in data.budgets) else [])]
+    heads += ["Memory"] if "memory" in costs else []
     heads += ["Predicted", "Measured", "Speed-up"] if timed else []
-    rows = [_member(m, data.teacher.costs, timed, "best" if i == 0 else "") for i, m in enumerate(data.members)]
-    rows.append(_member(data.teacher, None, timed, "teacher"))
+    rows = [
+        _member(m, data.teacher.costs, costs, timed, "best" if i == 0 else "") for i, m in enumerate(data.members)
+    ]
+    rows.append(_member(data.teacher, None, costs, timed, "teacher"))
     return f"<thead><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr></thead><tbody>{''.join(rows)}</tbody>"
 
 
-def _member(member: Member, teacher: Costs | None, timed: bool, mark: str) -> str:
+def _member(member: Member, teacher: Costs | None, costs: list[str], timed: bool, mark: str) -> str:
     def share(name: str) -> str:
         return f" <small>{getattr(member.costs, name) / getattr(teacher, name):.0%}</small>" if teacher else ""
 
@@ -98,7 +114,7 @@ def _member(member: Member, teacher: Costs | None, timed: bool, mark: str) -> st
         test += f" <small>± {100 * member.test_spread:.2f}</small>"
     name = escape(member.name) + (" (teacher)" if mark == "teacher" and member.name != mark else "")
     cells = [name, text.percent(member.validation), test]
-    cells += [_SHOW[name](getattr(member.costs, name)) + share(name) for name in ("macs", "params", "size")]
+    cells += [_SHOW[name](getattr(member.costs, name)) + share(name) for name in costs]
     if timed:
         cells += [text.ms(member.predicted_ms), text.ms(member.costs.latency), text.times(member.speed_up)]
     return f'<tr class="{mark}">{"".join(f"<td>{c}</td>" for c in cells)}</tr>'
@@ -142,7 +158,9 @@ def _budgets(budgets: Iterable[BudgetLine], best: Costs, teacher: Costs) -> str:
 def _machine(machine: Mapping[str, Any]) -> str:
     if not machine:
         return ""
-    rows = [(k.replace("_", " "), text.percent(v, 1) if isinstance(v, float) else v) for k, v in machine.items()]
+    shown: dict[str, Any] = {k: "; ".join(v) if isinstance(v, list) else v for k, v in machine.items() if v != []}
+    shares = ("interrupted_runs", "spread_of_rounds")
+    rows = [(k.replace("_", " "), text.percent(v, 1) if k in shares else v) for k, v in shown.items()]
     return f'<section><h2>Latency measured on</h2><table class="plain">{_rows(rows)}</table></section>'
 
 

@@ -59,6 +59,9 @@ def axes(data: ReportData) -> list[Axis]:
         _axis("params", "Parameters", largest.params, {"M": 1e6, "k": 1e3, "": 1.0}, text.count),
     ]
     asked = {b.name for b in data.budgets}
+    if "memory" in asked:
+        units = {"MB": 1e6, "kB": 1e3, "B": 1.0}
+        choices.append(_axis("memory", "Activation memory of one example", largest.memory or 1.0, units, text.size))
     known = [a for a in choices if any(a.of(m.costs) is not None for m in [*data.members, data.teacher])]
     return sorted(known, key=lambda axis: axis.name not in asked)
 
@@ -167,6 +170,26 @@ def widths(best: Member, teacher: Member) -> go.Figure:
     figure.update_yaxes(autorange="reversed", type="category", automargin=True, ticksuffix=" ")
     figure.update_xaxes(title="Units (channels)", rangemode="tozero", **_grid())
     return figure
+
+
+def predictions(data: ReportData) -> go.Figure:
+    """Measured against predicted latency: candidates of the calibration, and the front."""
+    front = [(m.predicted_ms, m.costs.latency) for m in data.members if m.predicted_ms and m.costs.latency]
+    top = 1.05 * max(v for pair in [*data.calibration, *front] for v in pair)
+    diagonal = go.Scatter(x=[0, top], y=[0, top], mode="lines", line={"color": PALE, "dash": "dash"}, hoverinfo="skip")
+    figure = go.Figure([
+        diagonal, _pairs(data.calibration, "calibration", {"color": BLUE, "size": 7, "opacity": 0.7}),
+        _pairs(front, "front", {"color": GREEN, "size": 12}),
+    ])
+    figure.update_layout(**_layout(), height=380, hovermode="closest", showlegend=False)
+    figure.update_xaxes(title="Predicted latency (ms)", range=[0, top], **_grid())
+    figure.update_yaxes(title="Measured latency (ms)", range=[0, top], **_grid())
+    return figure
+
+
+def _pairs(pairs: Sequence[tuple[float, float]], name: str, marker: dict[str, object]) -> go.Scatter:
+    hover = [f"{name}: predicted {text.ms(p)}, measured {text.ms(m)} ({m / p - 1:+.1%})" for p, m in pairs]
+    return _scatter([p for p, _ in pairs], [m for _, m in pairs], hover, marker, name)
 
 
 def _layout() -> dict[str, object]:

@@ -106,6 +106,13 @@ class FakeSpace:
             before = np.where(alive, width[:, i], before)
         return FakeCosts(macs, params, size)
 
+    def memory(self, matrix: Any) -> Any:
+        """4 bytes for what the widest layer makes and reads."""
+        matrix = np.asarray(matrix)
+        width = np.stack([np.array(c)[matrix[:, i]] for i, c in enumerate(self.widths.values())], axis=1)
+        before = np.concatenate([np.full((len(matrix), 1), 3), width[:, :-1]], axis=1)
+        return 4 * ((before + width) * np.array(self.positions)).max(axis=1)
+
     def cost(self, candidate: Candidate) -> Cost:
         row = self.costs([self.encode(candidate)])
         return Cost(int(row.macs[0]), int(row.params[0]), int(row.bytes[0]))

@@ -17,6 +17,7 @@ WRONG = {
     "train.final_images=7": ["final_images", "7", "6000"],
     "search.trials=0": ["search.trials", "greater than or equal to 1"],
     "search.levels=[1.5]": ["search.levels", "1.5", "less than or equal to 1"],
+    "search.starts=[uniform, magnitud]": ["search.starts", "'magnitud'", "did you mean 'magnitude'"],
     "search.baselines=[uniform, best]": ["search.baselines", "'best'", "'uniform' or 'random'"],
     "run.device=tpu": ["run.device", "'tpu'", "'cuda'"],
     "run.runner.x=3": ["run.runner", "should be a valid string"],

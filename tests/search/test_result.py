@@ -2,8 +2,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -12,10 +14,14 @@ from niwaki.distill import from_datasets
 from niwaki.search.context import InHand
 from niwaki.search.controller import resume, search
 from niwaki.search.costing import Limits
+from niwaki.search.export import exporter
+from niwaki.search.files import write_json_atomic
 from niwaki.search.front import COLUMNS, Entry, front_of, join
 from niwaki.search.outcome import Job, Outcome
-from niwaki.search.result import Result
+from niwaki.search.result import Member, Result
+from niwaki.search.staircase import KINDS, Staircase
 from niwaki.spaces import Candidate, Cost, InputError, count
+from niwaki.spaces.pad import pad
 from tests.search.tiny import SETTINGS, tiny
 
 
@@ -58,6 +64,71 @@ def test_export_on_request(result: Result, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["card.json", "model.safetensors"]
     with pytest.raises(InputError, match="exists"):
         result.front[0].export(tmp_path / "out", ["safetensors"])
+
+
+def padable(result: Result) -> Member:
+    """A member with a width that is no multiple of 5 and not whole."""
+    units = {g.name: g.units for g in result.models.space.groups}
+    return next(m for m in result.front if any(w % 5 and w < units[n] for n, w in m.candidate.widths.items()))
+
+
+@pytest.mark.parametrize("formats", [["safetensors", "onnx"], ["torch_export"]])
+def test_a_padded_export_answers_as_the_model_that_was_trained(
+    result: Result, tmp_path: Path, formats: list[str]
+) -> None:
+    member = padable(result)
+    card = member.export(tmp_path / "out", formats, pad=5)
+    units = {g.name: g.units for g in result.models.space.groups}
+    assert card["padded"]
+    for group, (kept, wide) in card["padded"].items():
+        assert kept == member.candidate.widths[group] < wide
+        assert wide in (units[group], -(-kept // 5) * 5)
+    assert set(card["padded"]) == {n for n, w in member.candidate.widths.items() if w % 5 and w < units[n]}
+    with torch.no_grad():
+        expected = member.load()(result.example)
+    if "onnx" in formats:
+        session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+        got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: result.example.numpy()})[0])
+        state = exporter("safetensors").read(tmp_path / "out" / "model.safetensors")
+        assert sum(t.numel() for t in state.values()) > sum(t.numel() for t in member.load().state_dict().values())
+        stored = load_file(tmp_path / "out" / "model.safetensors")
+        assert sum(t.numel() * t.element_size() for t in stored.values()) == card["padded_cost"]["bytes"]
+    else:
+        got = torch.export.load(tmp_path / "out" / "model.pt2").module()(result.example)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert card["cost"] == member.cost.to_json()
+    assert card["kept"] == dict(member.candidate.widths)
+    models, kept = result.models, member.kept()
+    widths = {n: w for n, (_, w) in card["padded"].items()}
+    again = pad(models.teacher, member.load(), models.space, member.candidate, kept, widths)
+    counted = count(again, result.example, member.candidate.sparsity)
+    assert all(card["padded_cost"][key] == getattr(counted, key) for key in ("macs", "params", "bytes"))
+
+
+def test_padding_to_widths_that_are_there_changes_nothing(result: Result, tmp_path: Path) -> None:
+    card = result.front[0].export(tmp_path / "out", ["safetensors"], pad=1)
+    assert card["padded"] == {}
+    assert "padded_cost" not in card
+
+
+@pytest.mark.parametrize("step", [0, "16x", "-1", True, ""])
+def test_a_pad_that_means_nothing_is_refused(result: Result, tmp_path: Path, step: int | str) -> None:
+    with pytest.raises(InputError, match="pad: expected a whole number of at least 1"):
+        result.front[0].export(tmp_path / "out", ["safetensors"], pad=step)
+    assert not (tmp_path / "out").exists()
+
+
+def test_auto_needs_a_target_or_a_staircase(result: Result, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no latency.target; give a number"):
+        Result(result.folder.path).front[0].export(tmp_path / "out", ["safetensors"], pad="auto")
+    steps = dict.fromkeys(KINDS, 5)
+    write_json_atomic(result.folder.staircase, Staircase(steps, steps, {}, {}, {}).to_json())
+    try:
+        again = Result(result.folder.path)
+        card = padable(again).export(tmp_path / "out", ["safetensors"], pad="auto")
+    finally:
+        result.folder.staircase.unlink()
+    assert card["padded"] == padable(result).export(tmp_path / "five", ["safetensors"], pad=5)["padded"]
 
 
 def test_the_table_has_every_member(result: Result) -> None:

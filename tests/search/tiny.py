@@ -10,7 +10,7 @@ from niwaki.search.config import Config, parse_config
 SETTINGS: dict[str, Any] = {
     "teacher": {"train": {"images": 4_000}},
     "data": {"limit": 400},
-    "space": {"ratios": [0.25, 0.5, 0.75, 1.0], "sparsity": ["0.5"]},
+    "space": {"ratios": [0.25, 0.5, 0.75, 1.0], "sparsity": ["0.5"], "step": 1},
     "budget": {"macs": "60%", "size": "60%"},
     "search": {"trials": 4, "levels": [1.0, 0.5], "keep": 0.5, "members": 2, "proposer": "random"},
     "train": {"rungs": [256, 512], "final_images": 1_024, "batch_size": 64, "lr": 0.05, "precision": "fp32",

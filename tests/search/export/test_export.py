@@ -1,5 +1,6 @@
 """Every format of the folder: written, read back, compared; and the folder only appears when all of that holds."""
 
+import copy
 import hashlib
 import json
 import warnings
@@ -148,6 +149,21 @@ def test_a_failed_comparison_leaves_nothing_and_gives_the_number(tmp_path, name)
         export_model(Subject.of(Dishonest(), torch.randn(2, 3)), tmp_path / "out", ["safetensors", name], Card("x"))
     assert "1e-04 is allowed" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_files_are_compared_with_the_original_where_there_is_one(net, inputs, tmp_path, name):
+    """What is written comes from the model, what it must answer from the original."""
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.fc.bias += 0.1
+    with pytest.raises(ExportError, match=r"padded model differs from the one without zeros by \d\.\d\de"):
+        export_model(Subject.of(net, inputs, original=other), tmp_path / "out", [name], Card("x"))
+    assert list(tmp_path.iterdir()) == []
+    subject, path = Subject.of(net, inputs, original=other), tmp_path / exporter(name).filename
+    exporter(name).write(subject, path)
+    assert (exporter(name).error(subject, path) > 1e-3) == (name != "safetensors"), "it has no outputs to compare"
+    export_model(Subject.of(net, inputs, original=copy.deepcopy(net)), tmp_path / "out", [name], Card("x"))
 
 
 class Untraceable(nn.Module):

@@ -1,4 +1,8 @@
-"""What every proposer must keep to; the registry says which there are, so a new one is covered by being a file."""
+"""What every proposer must keep to; the registry says which there are, so a new one is covered by being a file.
+
+A proposer that cannot work from a :class:`ProposerSetup` alone says what else it needs in a class attribute ``needs``
+(``("teacher",)``): it is skipped here, with that as the reason.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +55,14 @@ def play(proposer: Any, count: int, fail_every: int = 0) -> list[tuple[Proposal,
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
+    if needs := getattr(registry.load(PACKAGE, request.param), "needs", ()):
+        pytest.skip(f"{request.param} needs {', '.join(needs)}")
     return str(request.param)
 
 
 def test_the_three_of_the_issue_are_there() -> None:
     assert {"random", "nsga2", "tpe"} <= set(NAMES)
+    assert not any(getattr(registry.load(PACKAGE, name), "needs", ()) for name in ("random", "nsga2", "tpe"))
 
 
 def test_proposals_are_members_within_their_level_canonical_and_new(name: str) -> None:
@@ -109,6 +116,48 @@ def test_start_candidates_come_first_at_every_level_also_after_a_resume(name: st
         for _, outcome in log[:told]:
             resumed.tell(outcome)
         assert resumed.ask() == log[told][0]
+
+
+def starts_at() -> dict[float, tuple[Candidate, ...]]:
+    """Two for each level that use it as they are, so that nothing is fitted; one of them twice."""
+    found: dict[float, tuple[Candidate, ...]] = {}
+    for level in LEVELS:
+        proposer = build("random", levels=(level,), seed=11)
+        pair = proposer.ask().candidate, proposer.ask().candidate
+        found[level] = (*pair, pair[0])
+    return found
+
+
+def test_what_a_level_starts_with_is_asked_there_first_and_once(name: str) -> None:
+    start_at = starts_at()
+    log = play(build(name, start_at=start_at), 10)
+    first, second = ([p.candidate for p, _ in log if p.level == level] for level in LEVELS)
+    assert tuple(first[:2]) == start_at[1.0][:2]
+    assert tuple(second[:2]) == start_at[0.7][:2]
+    assert len(set(first + second)) == 10
+
+
+def test_failed_starts_are_not_asked_again(name: str) -> None:
+    start_at = starts_at()
+    log = play(build(name, start_at=start_at), 12, fail_every=1)
+    assert [p.candidate for p, _ in log[:4]] == [start_at[level][i] for i in range(2) for level in LEVELS]
+    assert len({p.candidate for p, _ in log}) == 12
+
+
+@pytest.mark.parametrize("told", [0, 1, 3, 4, 9, 24, 37])
+def test_any_history_replayed_leads_to_the_same_next_proposals(name: str, told: int) -> None:
+    """Starts and failures among what was told, the last two proposals still in flight when the search stopped."""
+    changes = {"start_at": starts_at(), "start": (SPACE.uniform(0.5),)}
+    first, log = build(name, **changes), []
+    for i in range(told):
+        proposal = first.ask()
+        log.append(answer(proposal, failed=i % 4 == 1))
+        first.tell(log[-1])
+    expected = [first.ask() for _ in range(2)]
+    again = build(name, **changes)
+    for outcome in log:
+        again.tell(outcome)
+    assert [again.ask() for _ in range(2)] == expected
 
 
 def test_many_in_flight_and_told_in_any_order(name: str) -> None:
