@@ -47,6 +47,9 @@ class FitRun:
         report: called about every 16 steps and at the end.
         first_image: number of the first image to see: a continued training goes on with the views and the
             order that follow.
+        schedule: images of the whole schedule of the learning rate, where this training is a part of it that begins at
+            ``first_image``; 0: it is the whole.
+        also: more loss, from (normalised images, logits), both with a batch in front.
     """
 
     answers: Answers | None = None
@@ -55,6 +58,8 @@ class FitRun:
     after_step: Callable[[], None] | None = None
     report: Callable[[FitProgress], None] | None = None
     first_image: int = 0
+    schedule: int = 0
+    also: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,12 +129,14 @@ class _Loop:
 
     def train(self) -> None:
         recipe, steps = self.recipe, len(self.plan)
+        ahead = self.run.first_image // recipe.batch_size if self.run.schedule else 0
+        whole = max(self.run.schedule // recipe.batch_size, ahead + steps)
         self.numerics.arrange(self.student)
         optimizer = recipe.build_optimizer(self.student)
         average = Average(self.student, recipe.ema) if recipe.ema > 0 else None
         for step, batch in enumerate(self.reader.batches(self.plan)):
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr_at(step, steps)
+                group["lr"] = recipe.lr_at(ahead + step, whole)
             loss = self.loss(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -141,7 +148,7 @@ class _Loop:
             self.pending.append(loss.detach())
             self.seen += len(batch.labels)
             if len(self.pending) == _LOOK or step == steps - 1:
-                self.look(recipe.lr_at(step, steps))
+                self.look(recipe.lr_at(ahead + step, whole))
         if average is not None:
             average.copy_to(self.student)
         self.check_weights()
@@ -150,7 +157,8 @@ class _Loop:
         images = self.numerics.arranged(self.data.normalise(batch.images))
         with self.numerics.autocast(self.device):
             logits = main_logits(self.student(images))
-        return self.criterion.loss(logits.float(), self.teach(batch, images), batch.labels)
+            more = self.run.also(images, logits) if self.run.also is not None else 0.0
+        return self.criterion.loss(logits.float(), self.teach(batch, images), batch.labels) + more
 
     def teach(self, batch: Batch, images: Tensor) -> Tensor | None:
         if not self.criterion.needs_teacher:

@@ -20,8 +20,8 @@ from niwaki.search.report import text
 _SHOWN = 10
 _TITLES = {
     "data": "data", "space": "space", "latency": "latency model", "teacher": "teacher", "answers": "teacher's answers",
-    "sensitivity": "sensitivity", "search": "search", "measure": "measuring", "finals": "final training",
-    "test": "test split", "export": "export", "report": "report",
+    "sensitivity": "sensitivity", "supernet": "supernet", "search": "search", "measure": "measuring",
+    "finals": "final training", "test": "test split", "export": "export", "report": "report",
 }
 
 

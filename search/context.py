@@ -18,6 +18,7 @@ from niwaki.search.costing import Costing, LatencyPredictor
 from niwaki.search.files import read_json, read_tensors
 from niwaki.search.shared import open_data
 from niwaki.search.store import RunStore
+from niwaki.search.supernet import supernet_weights
 from niwaki.spaces import InputError, Space, SpaceOptions, derive
 from niwaki.spaces.latency import LatencyModel
 from niwaki.spaces.memory import settle
@@ -61,6 +62,11 @@ class RunFolder:
     def sensitivity(self) -> Path:
         """Harm of every single cut; absent where no start of the search needs it."""
         return self.path / "sensitivity.json"
+
+    @property
+    def supernet(self) -> Path:
+        """Weights that all students inherit; absent where the proposer needs none."""
+        return self.path / "supernet.safetensors"
 
     @property
     def facts(self) -> Path:
@@ -149,6 +155,8 @@ def open_context(path: Path, in_hand: InHand | None = None) -> Context:
     space = derive(teacher, example, space_options(config))
     facts = read_json(folder.facts)
     check_digest(space, facts["space"], folder.space)
+    if (weights := supernet_weights(folder.supernet)) is not None:
+        teacher.load_state_dict(weights)  # students inherit what was trained for all of them
     teacher.to(trial_device(config)).eval()
     recipe = replace(recipe_of(config), precision=facts["precision"], layout=facts["layout"])
     return Context(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from niwaki.search.aim import retained
 from niwaki.search.checks import check_choices, check_folder, runner_class
 from niwaki.search.config import Config, load_config, to_yaml
 from niwaki.search.context import InHand, RunFolder, device_of
@@ -17,14 +16,15 @@ from niwaki.search.environment import environment
 from niwaki.search.equip import equip
 from niwaki.search.events import Listener, RunFinished, RunStarted, ignore
 from niwaki.search.examine import examine
-from niwaki.search.files import read_tensors, write_json_atomic, write_tensors_atomic
+from niwaki.search.files import write_json_atomic, write_tensors_atomic
 from niwaki.search.finalists import measurer
 from niwaki.search.judge import judge
+from niwaki.search.lesson import lesson_of
 from niwaki.search.phases import Phases
 from niwaki.search.result import Result
 from niwaki.search.runners import RunnerSetup, default_workers
 from niwaki.search.schedule import Schedule
-from niwaki.search.starts import starts
+from niwaki.search.starts import starts, worth_of
 from niwaki.search.store import RunStore
 from niwaki.search.subject import Subject, folder_of, phase
 from niwaki.search.threads import torch_threads
@@ -94,9 +94,9 @@ class _Run:
         if not self.folder.front.is_file():
             equip(self.subject, self.folder, self.listener)
             self.write_example()
-            worth = retained(self.subject.space, read_tensors(self.folder.scores))
             measure, start_at = measurer(self.subject, self.folder), starts(self.subject, self.folder)
-            phases = Phases(self.subject, measure, worth, self.listener, start_at)
+            phases = Phases(self.subject, measure, worth_of(self.subject, self.folder), self.listener, start_at)
+            phases.lesson = lesson_of(self.subject, self.folder)
             outcomes = self.train(phases)
             judge(phases, outcomes, self.folder, self.listener)
         result = Result(self.folder.path, self.in_hand)

@@ -16,6 +16,7 @@ from niwaki.search.checks import criterion
 from niwaki.search.context import IN_HAND, Context, RunFolder, device_of, recipe_of
 from niwaki.search.events import Listener, PhaseProgress
 from niwaki.search.files import read_json, read_tensors, write_json_atomic, write_tensors_atomic
+from niwaki.search.inherit import prepare_supernet
 from niwaki.search.sensitivity import sensitivity, students
 from niwaki.search.shared import share_data
 from niwaki.search.starts import wanted
@@ -55,6 +56,7 @@ def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
         with phase("sensitivity", listener) as detail, torch_threads(subject.threads):
             detail.append(_write_sensitivity(subject, folder, listener))
     subject.teacher.cpu()
+    prepare_supernet(subject, folder, listener)
 
 
 def _teach(subject: Subject, listener: Listener) -> None:
@@ -104,7 +106,8 @@ def _write_answers(subject: Subject, folder: RunFolder, listener: Listener) -> s
 def _write_sensitivity(subject: Subject, folder: RunFolder, listener: Listener) -> str:
     """On the training images that come last in the order in which refits take their own: the two hardly ever meet.
 
-    No more images than make it take about as long as one final training: a step of that is three passes, judging two.
+    No more images than make it take about half as long as one final training, of which an image is three passes: judging
+    one is two, its refit or recalibration included.
     """
     config, data, facts = subject.config, subject.data, read_json(folder.facts)
     context = Context(
@@ -112,7 +115,7 @@ def _write_sensitivity(subject: Subject, folder: RunFolder, listener: Listener) 
         replace(recipe_of(config), precision=facts["precision"], layout=facts["layout"]),
         None, read_tensors(folder.scores), subject.threads, config.criterion.refit,
     )  # fmt: skip
-    affordable = 3 * config.train.final_images // (2 * students(subject.space))
+    affordable = 3 * config.train.final_images // (4 * students(subject.space))
     images = min(config.criterion.sensitivity, max(affordable, _LEAST_IMAGES))
     rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[-images:]
     batches = [(data.normalise(x), y) for x, y in map(data.train.batch, chunks(rows, 128))]

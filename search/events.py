@@ -11,8 +11,8 @@ from niwaki.search.outcome import Job, Outcome
 from niwaki.spaces.types import Cost
 
 Phase = Literal[
-    "data", "space", "latency", "teacher", "answers", "sensitivity", "search", "measure", "finals", "test", "export",
-    "report",
+    "data", "space", "latency", "teacher", "answers", "sensitivity", "supernet", "search", "measure", "finals", "test",
+    "export", "report",
 ]
 
 

@@ -13,7 +13,7 @@ from niwaki.search.events import Listener
 from niwaki.search.finalists import Finalist, Measured, ranking
 from niwaki.search.outcome import Job, Kind, Outcome
 from niwaki.search.promotion import Ladder, promote
-from niwaki.search.proposers._setup import ProposerSetup
+from niwaki.search.proposers._setup import Lesson, ProposerSetup
 from niwaki.search.proposers.random import Random
 from niwaki.search.schedule import Schedule, Stage
 from niwaki.search.starts import uniform
@@ -38,6 +38,7 @@ class Phases:
         finalists: what was chosen, once it was. dropped: candidates that were not, because their measured latency
             (ms) breaks the budget.
         start_at: level of the budget -> what the proposer begins with there (see :mod:`niwaki.search.starts`).
+        lesson: for proposers that train.
     """
 
     subject: Subject
@@ -47,6 +48,7 @@ class Phases:
     start_at: Mapping[float, tuple[Candidate, ...]] = field(default_factory=dict)
     finalists: list[Finalist] = field(default_factory=list)
     dropped: dict[str, float] = field(default_factory=dict)
+    lesson: Lesson | None = None
 
     def __call__(self, schedule: Schedule) -> Iterator[Stage]:
         config = self.subject.config
@@ -97,7 +99,9 @@ class Phases:
 
     def _setup(self, seed: int, start_at: Mapping[float, tuple[Candidate, ...]] | None = None) -> ProposerSetup:
         subject, levels = self.subject, self.subject.config.search.levels
-        return ProposerSetup(subject.space, subject.costing, subject.aims, levels, seed, start_at=start_at or {})
+        return ProposerSetup(
+            subject.space, subject.costing, subject.aims, levels, seed, start_at=start_at or {}, lesson=self.lesson
+        )  # fmt: skip
 
     def _choose(self, schedule: Schedule) -> list[Finalist]:
         """Candidates in the order of :func:`ranking`, aimed, until ``search.members`` keep the budget as measured."""

@@ -39,7 +39,8 @@ class Sensitivity:
     A smaller choice is never less harmful than a larger one.
 
     Attributes:
-        answers: ``kind:name`` of a variable -> KL to the teacher's softened outputs, one figure a choice.
+        answers: ``kind:name`` of a variable -> one figure a choice: KL to the teacher's outputs at temperature 4, times
+            4 squared (Hinton et al. 2015).
         labels: the same, as cross-entropy beyond the teacher's.
         images: training images on which each student was judged.
         judged: students judged, so ``images * judged`` forward passes of one image (refits come on top).
@@ -81,7 +82,7 @@ def sensitivity(
     space: SearchSpace, untrained: Untrained, batches: Sequence[tuple[Tensor, Tensor]], choices: int | None = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
-    """Judge every variable alone (FastNAS's idea; Molchanov et al. 2017, appendix, call it the oracle of one layer).
+    """Judge every variable alone (the idea of FastNAS, whose scores too are made monotone).
 
     Args:
         space: what may be cut.

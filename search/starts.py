@@ -7,6 +7,7 @@ from itertools import chain, islice, zip_longest
 
 import numpy as np
 
+from niwaki.search.aim import Worth, retained
 from niwaki.search.config import Config
 from niwaki.search.context import RunFolder
 from niwaki.search.costing import Limits
@@ -59,19 +60,22 @@ def uniform(subject: Subject, limits: Limits, power: float = 1.0) -> Candidate |
     return candidates[int(np.argmax(fits))] if fits.any() else None
 
 
+def worth_of(subject: Subject, folder: RunFolder) -> Worth:
+    """What candidates are worth before any training: minus the harm where it was judged, else the scores retained."""
+    if folder.sensitivity.is_file():
+        return Sensitivity.from_json(read_json(folder.sensitivity)).worth(subject.space)
+    return retained(subject.space, read_tensors(folder.scores))
+
+
 def _fitting(subject: Subject, folder: RunFolder, limits: Limits) -> Iterator[Candidate]:
     space, costing = subject.space, subject.costing
-    scores = read_tensors(folder.scores)
-
-    def by_harm(power: float) -> Candidate | None:
-        return knapsack(costing, limits, Sensitivity.from_json(read_json(folder.sensitivity)).worth(space))
-
+    scores, worth = read_tensors(folder.scores), worth_of(subject, folder)
     make: Mapping[str, Callable[[float], Candidate | None]] = {
         "uniform": lambda power: uniform(subject, limits, power),
-        "knapsack": by_harm,
+        "knapsack": lambda power: knapsack(costing, limits, worth),
         "magnitude": lambda power: magnitude(space, scores, costing, limits, streams=power > 0),
     }
     made = [make[kind](power) for kind, power in wanted(subject.config)]
     yield from (c for c in made if c is not None)
-    if not any(made) and limits.fits(costing.cost(space.smallest())):
+    if made and not any(made) and limits.fits(costing.cost(space.smallest())):
         yield space.smallest()

@@ -83,6 +83,11 @@ class Elastic(nn.Module):
         self.switch(space.largest())
 
     @property
+    def space(self) -> Space:
+        """What may run."""
+        return self._space
+
+    @property
     def candidate(self) -> Candidate:
         """The one that runs at present."""
         return self._candidate

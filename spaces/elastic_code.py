@@ -167,10 +167,14 @@ def cut_view(value: Tensor, cuts: tuple[tuple[int, Cut], ...]) -> Tensor:
 
 def put_back(value: Tensor, part: Tensor, cuts: tuple[tuple[int, Cut], ...]) -> None:
     """Inverse of :func:`cut_view`: write the part into its places."""
-    if not any(isinstance(cut, Tensor) for _, cut in cuts):
-        cut_view(value, cuts).copy_(part)
+    if not cuts:
+        value.copy_(part)
         return
-    mesh = [torch.arange(n, device=value.device) for n in value.shape]
-    for d, cut in cuts:
-        mesh[d] = cut if isinstance(cut, Tensor) else mesh[d] if cut is None else mesh[d].narrow(0, *cut)
-    value[torch.meshgrid(*mesh, indexing="ij")] = part
+    outer, (d, cut) = cuts[:-1], cuts[-1]
+    inner = cut_view(value, outer)
+    if isinstance(cut, Tensor):
+        inner.index_copy_(d, cut, part)
+    else:
+        cut_view(inner, cuts[-1:]).copy_(part)
+    if any(isinstance(c, Tensor) for _, c in outer):  # then inner is a copy itself
+        put_back(value, inner, outer)

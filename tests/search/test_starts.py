@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from niwaki.search.aim import retained
 from niwaki.search.budget import Budget
 from niwaki.search.compress import compress, resume
 from niwaki.search.config import Config
@@ -22,7 +23,7 @@ from niwaki.search.files import read_json, read_tensors, write_json_atomic, writ
 from niwaki.search.knapsack import knapsack
 from niwaki.search.magnitude import magnitude
 from niwaki.search.sensitivity import Sensitivity, label
-from niwaki.search.starts import starts, uniform, wanted
+from niwaki.search.starts import starts, uniform, wanted, worth_of
 from niwaki.spaces import InputError, SpaceOptions, derive
 from tests.search.test_magnitude import Residual
 from tests.search.tiny import tiny
@@ -83,6 +84,15 @@ def test_all_kinds_fit_their_level_once_each_and_the_same_again(folder: RunFolde
         assert magnitude(SPACE, read_tensors(folder.scores), COSTING, limits) in candidates
 
 
+def test_worth_is_the_harm_where_it_was_judged_else_the_scores(folder: RunFolder) -> None:
+    run = subject(tiny(folder.path))
+    rows = np.random.default_rng(0).integers(0, [len(v.choices) for v in SPACE.variables], (9, len(SPACE.variables)))
+    harms = Sensitivity.from_json(read_json(folder.sensitivity))
+    assert (worth_of(run, folder)(rows) == harms.worth(SPACE)(rows)).all()
+    folder.sensitivity.unlink()
+    assert (worth_of(run, folder)(rows) == retained(SPACE, read_tensors(folder.scores))(rows)).all()
+
+
 def test_only_what_is_wanted_is_read(folder: RunFolder) -> None:
     folder.sensitivity.unlink()
     run = subject(tiny(folder.path, "search.trials=200", "search.starts=[uniform, magnitude]"))
@@ -98,6 +108,8 @@ def test_a_loose_budget_begins_with_the_largest_and_a_tight_one_with_the_smalles
     assert starts(tight, folder) == {1.0: (SPACE.smallest(),)}
     tight.aims = replace(tight.aims, values={"macs": least - 1.0})
     assert starts(tight, folder) == {1.0: ()}
+    none = tiny(folder.path, "search.starts=[]")
+    assert starts(subject(none, "100%"), folder) == {1.0: (), 0.5: ()}
 
 
 def test_uniform_widths_are_the_largest_that_fit() -> None:
@@ -131,7 +143,7 @@ def test_a_run_judges_single_cuts_once_and_begins_with_its_starts(tmp_path: Path
 
     before = folder.sensitivity.read_bytes()
     harms = Sensitivity.from_json(read_json(folder.sensitivity))
-    assert harms.images == 64, "512 at most, fewer where that takes longer than one final training of 128 images"
+    assert harms.images == 64, "512 at most, fewer where final trainings are as short as here"
     assert max(v[0] for v in harms.answers.values()) > 0
     space = derive(model, torch.zeros(2, 1, 8, 8))
     limits = Budget(macs="55%").resolve(space.cost(space.largest()))

@@ -1,0 +1,144 @@
+"""One training for all candidates: the sandwich rule with in-place distillation on the elastic model.
+
+Yu & Huang 2019 (arXiv 1903.05134, section 3): every step trains the largest candidate on the task and, towards its
+answers, the smallest and some random ones in between. Candidates then inherit their weights and are judged untrained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from niwaki.distill import Answers, Data, FitProgress, FitRun, Recipe, fit, main_logits
+from niwaki.distill.augment import derived_seed
+from niwaki.distill.losses.hinton import softened_divergence
+from niwaki.search.files import read_tensors, write_tensors_atomic
+from niwaki.spaces import Candidate, Elastic, InputError, Space
+
+_PARTS = 10
+"""Checkpoints of a training: a run that was stopped repeats at most one part."""
+_DONE = "niwaki.parts"
+"""Key of the number of parts that a checkpoint has behind it."""
+
+
+@dataclass(frozen=True)
+class SupernetPlan:
+    """How the elastic model is trained.
+
+    Attributes:
+        images: training images that the largest candidate sees; each is also seen by ``middles`` + 1 others.
+        middles: random candidates a step, beside the largest and the smallest.
+        temperature: of the in-place distillation.
+        lr: peak learning rate; None takes the recipe's.
+        seed: of the candidates drawn and of the order of the images.
+    """
+
+    images: int = 90_000
+    middles: int = 2
+    temperature: float = 4.0
+    lr: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {"images": 2 * _PARTS, "middles": 0, "temperature": 1e-6, "lr": 1e-12}
+        for key, least in limits.items():
+            value = getattr(self, key)
+            if value is not None and not value >= least:
+                raise InputError(f"search.options: supernet: {key} must be at least {least:g}, got {value}")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], seed: int) -> SupernetPlan:
+        """From the options of the proposer ``supernet``, some of which are not about the training."""
+        known = {f.name for f in fields(cls)} - {"seed"}
+        return cls(**{k: v for k, v in options.items() if k in known}, seed=seed)
+
+
+@dataclass(eq=False)
+class Sandwich:
+    """More loss for a step of :func:`niwaki.distill.fit`: what the other candidates are off the largest one's answers.
+
+    Example:
+        >>> from torch import nn
+        >>> from niwaki.spaces import derive
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> elastic = Elastic(net, space := derive(net, torch.zeros(2, 8)))
+        >>> x = torch.randn(5, 8)
+        >>> float(Sandwich(elastic, space, SupernetPlan())(x, elastic(x))) > 0
+        True
+    """
+
+    elastic: Elastic
+    space: Space
+    plan: SupernetPlan
+    _generator: torch.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(derived_seed(self.plan.seed, "sandwich"))
+
+    def __call__(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Normalised images and the largest candidate's logits ``(B, classes)`` -> scalar."""
+        answers, total = logits.detach().float(), torch.zeros((), device=logits.device)
+        for candidate in [self.space.smallest(), *(self.middle() for _ in range(self.plan.middles))]:
+            self.elastic.switch(candidate)
+            found = main_logits(self.elastic(images)).float()
+            total = total + softened_divergence(found, answers, self.plan.temperature)
+        self.elastic.switch(self.space.largest())
+        return total
+
+    def middle(self) -> Candidate:
+        """First how large, then every choice around that: independent choices would all cost about the same."""
+        sizes = torch.tensor([len(v.choices) for v in self.space.variables])
+        place = torch.rand(1, generator=self._generator) + 0.3 * torch.randn(len(sizes), generator=self._generator)
+        return self.space.canonical(self.space.decode((place.clamp(0, 1) * (sizes - 1)).round().long().tolist()))
+
+
+@dataclass(frozen=True)
+class SupernetRun:
+    """What belongs to one training: the teacher's answers, the file of checkpoints, who is told (images, in all)."""
+
+    answers: Answers | None
+    checkpoint: Path
+    report: Callable[[int, int], None] = lambda done, total: None
+
+
+def train_supernet(elastic: Elastic, data: Data, recipe: Recipe, plan: SupernetPlan, run: SupernetRun) -> None:
+    """Train the elastic model in place, in parts: after each, weights and progress are in the checkpoint.
+
+    A training that is begun again with the same checkpoint goes on from there.
+    """
+    ends = [plan.images * part // _PARTS for part in range(_PARTS + 1)]
+    recipe = recipe if plan.lr is None else replace(recipe, lr=plan.lr)
+    for part in range(_recovered(elastic, run.checkpoint), _PARTS):
+        first, last = ends[part], ends[part + 1]
+        drawn = replace(plan, seed=derived_seed(plan.seed, "part", part))
+
+        def report(at: FitProgress, first: int = first) -> None:
+            run.report(first + at.images, plan.images)
+
+        here = FitRun(
+            answers=run.answers, seed=plan.seed, first_image=first, schedule=plan.images, report=report,
+            also=Sandwich(elastic, elastic.space, drawn),
+        )  # fmt: skip
+        fit(elastic, data, recipe.scaled(last - first), here)
+        write_tensors_atomic(run.checkpoint, {**elastic.state_dict(), _DONE: torch.tensor(part + 1)})
+
+
+def supernet_weights(checkpoint: Path) -> dict[str, Tensor] | None:
+    """The trained weights under the teacher's state-dict keys; None where the training is not finished."""
+    tensors = read_tensors(checkpoint) if checkpoint.is_file() else {}
+    return tensors if int(tensors.pop(_DONE, torch.tensor(0))) == _PARTS else None
+
+
+def _recovered(elastic: Elastic, checkpoint: Path) -> int:
+    """Parts that are done, with their weights loaded."""
+    if not checkpoint.is_file():
+        return 0
+    tensors = read_tensors(checkpoint)
+    done = int(tensors.pop(_DONE))
+    elastic.load_state_dict(tensors)
+    return done
