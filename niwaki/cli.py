@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from niwaki.cli_compare import compare
 from niwaki.cli_models import check, latency, space
 from niwaki.outputs import Json, stdout, stdout_for_results
 
@@ -59,9 +60,12 @@ def _options(
 
 @app.command()
 def search(  # noqa: PLR0913 - the options of a command
-    config: Annotated[str, typer.Argument(
-        metavar="CONFIG", help="A YAML file, or the name of a configuration that comes with the package.")],
+    config: Annotated[str | None, typer.Argument(
+        metavar="[CONFIG]", help="A YAML file, or the name of a configuration that comes with the package.")] = None,
     *,
+    base: Annotated[str | None, typer.Option(
+        "--from", metavar="RUN", help="Begin with what another run found out (supernet, scores, latency model), "
+        "usually for another budget; without CONFIG, with its configuration.")] = None,
     set_: Annotated[list[str] | None, typer.Option(
         "--set", metavar="KEY=VALUE", help="Override any key: --set train.lr=0.05. May be repeated.")] = None,
     latency: Latency = None, size: Size = None, macs: Macs = None, params: Params = None, memory: Memory = None,
@@ -81,18 +85,23 @@ def search(  # noqa: PLR0913 - the options of a command
 
     Budgets given here replace those of the configuration; they hold together. Nothing that exists is overwritten.
     """
+    if config is None and base is None:
+        raise typer.BadParameter("give a configuration, or a run to begin from (--from RUN)", param_hint="CONFIG")
+    if base is not None and name is None and to is None:
+        raise typer.BadParameter("the new run needs a name or a folder of its own: --name or --to", param_hint="--from")
     flags = {
         "budget.latency": latency, "budget.size": size, "budget.macs": macs, "budget.params": params,
         "budget.memory": memory,
         "search.trials": trials, "run.workers": workers, "run.runner": runner, "run.name": name,
         "run.folder": None if to is None else str(to), "run.seed": seed, "latency.target": target,
-        "latency.calibration": latency_from,
+        "latency.calibration": latency_from, "run.base": base,
     }
-    overrides = [*(set_ or []), *(f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None)]
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    overrides = [*(inherited(base, flags) if base else []), *(set_ or []), *given]
 
     from niwaki.search.config import load_config
 
-    resolved = load_config(config, overrides)
+    resolved = load_config(config or str(Path(base or "") / "config.yaml"), overrides)
 
     def start(listener: Callable[[Any], None]) -> Result:
         from niwaki.search import controller
@@ -100,6 +109,15 @@ def search(  # noqa: PLR0913 - the options of a command
         return controller.search(resolved, listener)
 
     _watch(start, as_json)
+
+
+def inherited(base: str, flags: dict[str, Any]) -> list[str]:
+    """Overrides of a run that begins from another: budgets that are given replace all of its own."""
+    found = ["run.folder=null"]
+    if (Path(base) / "latency.json").is_file():
+        found.append(f"latency.calibration={json.dumps(base)}")
+    budgets = [key for key in flags if key.startswith("budget.")]
+    return found + ([f"{key}=null" for key in budgets] if any(flags[key] is not None for key in budgets) else [])
 
 
 @app.command()
@@ -179,7 +197,7 @@ def report(
     typer.echo(str(written))
 
 
-for command in (space, check, latency):
+for command in (space, check, latency, compare):
     app.command()(command)
 
 

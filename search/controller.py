@@ -22,6 +22,7 @@ from niwaki.search.judge import judge
 from niwaki.search.lesson import lesson_of
 from niwaki.search.phases import Phases
 from niwaki.search.result import Result
+from niwaki.search.reuse import check_base, known_candidates, take_over
 from niwaki.search.runners import RunnerSetup, default_workers
 from niwaki.search.schedule import Schedule
 from niwaki.search.starts import starts, worth_of
@@ -48,6 +49,7 @@ def search(config: Config, listener: Listener = ignore, in_hand: InHand | None =
     """
     in_hand = in_hand or InHand()
     check_choices(config)
+    check_base(config)
     folder = RunFolder(folder_of(config))
     check_folder(folder.path)
     listener(RunStarted(folder.path, config.run.name, resumed=False, kept=0))
@@ -55,6 +57,7 @@ def search(config: Config, listener: Listener = ignore, in_hand: InHand | None =
         subject = examine(config, folder, in_hand, listener)
         store = RunStore.create(folder.path, to_yaml(subject.config))
         with store.lock():
+            take_over(subject.config, folder, subject)
             return _Run(subject, folder, store, in_hand, listener).drive()
 
 
@@ -96,6 +99,7 @@ class _Run:
             self.write_example()
             measure, start_at = measurer(self.subject, self.folder), starts(self.subject, self.folder)
             phases = Phases(self.subject, measure, worth_of(self.subject, self.folder), self.listener, start_at)
+            phases.known = known_candidates(self.subject.config, self.subject)
             phases.lesson = lesson_of(self.subject, self.folder)
             outcomes = self.train(phases)
             judge(phases, outcomes, self.folder, self.listener)

@@ -106,8 +106,8 @@ def _write_answers(subject: Subject, folder: RunFolder, listener: Listener) -> s
 def _write_sensitivity(subject: Subject, folder: RunFolder, listener: Listener) -> str:
     """On the training images that come last in the order in which refits take their own: the two hardly ever meet.
 
-    No more images than make it take about half as long as one final training, of which an image is three passes: judging
-    one is two, its refit or recalibration included.
+    No more images than make it take about half as long as one final training, whose images are three passes each:
+    judging one is two, its refit or recalibration included.
     """
     config, data, facts = subject.config, subject.data, read_json(folder.facts)
     context = Context(

@@ -37,6 +37,7 @@ class Phases:
         worth: of candidates before training: where a finalist gives or takes units to meet its latency.
         finalists: what was chosen, once it was. dropped: candidates that were not, because their measured latency
             (ms) breaks the budget.
+        known: candidates and their levels that another run has judged already; they come before all others.
         start_at: level of the budget -> what the proposer begins with there (see :mod:`niwaki.search.starts`).
         lesson: for proposers that train.
     """
@@ -49,10 +50,11 @@ class Phases:
     finalists: list[Finalist] = field(default_factory=list)
     dropped: dict[str, float] = field(default_factory=dict)
     lesson: Lesson | None = None
+    known: tuple[tuple[Candidate, float], ...] = ()
 
     def __call__(self, schedule: Schedule) -> Iterator[Stage]:
         config = self.subject.config
-        yield Stage("search", "search, rung 1", config.search.trials, self._first_rung(schedule))
+        yield Stage("search", "search, rung 1", config.search.trials + len(self.known), self._first_rung(schedule))
         ladder = self.ladder
         for rung in range(1, ladder.rungs):
             jobs = promote(schedule.of("search"), rung - 1, ladder)
@@ -81,7 +83,12 @@ class Phases:
                 proposer.tell(outcome)
                 schedule.recall(outcome)
         count = told = len(schedule.outcomes)
-        while count < config.search.trials:
+        begun = {outcome.job.candidate.key for outcome in schedule.outcomes}
+        for candidate, level in self.known:
+            if candidate.key not in begun:
+                count += 1
+                yield Job(candidate, "search", 0, config.train.rungs[0], config.run.seed, level=level)
+        while count < config.search.trials + len(self.known):
             told = self._listen(proposer, schedule, told)
             proposal = proposer.ask()
             if proposal is None:  # the space has no more candidates within the budget
@@ -140,6 +147,11 @@ class Phases:
     def _final_jobs(self, finalist: Finalist) -> list[Job]:
         config, outcome = self.subject.config, finalist.outcome
         seeds = range(config.run.seed, config.run.seed + config.search.repeats)
+        if config.search.finish == "inherit":
+            images = 0 if config.train.rungs[0] == 0 else config.train.rungs[0]
+            same = finalist.candidate == outcome.job.candidate
+            parent, rung, images = (outcome.key, outcome.job.rung + 1, 0) if same else (None, 0, images)
+            return [Job(finalist.candidate, "final", rung, images, seeds[0], parent, outcome.job.level)]
         if config.search.finish == "fresh" or finalist.candidate != outcome.job.candidate:
             return [self._full("final", finalist.candidate, seed, outcome.job.level) for seed in seeds]
         left, rung = config.train.final_images - outcome.images, outcome.job.rung + 1

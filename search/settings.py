@@ -188,7 +188,7 @@ class SearchConfig(Section):
         keep: share of a rung's candidates that is promoted to the next one.
         members: models trained to the end, at least one for each level.
         finish: ``continue`` trains finalists on from their last rung; ``fresh`` trains them anew from the carved
-            teacher with one schedule, so that repeats share nothing.
+            teacher with one schedule, so that repeats share nothing; ``inherit`` leaves them as their last rung did.
         repeats: trainings of each of them, under different seeds.
         baselines: joined to the run on request: ``uniform`` widths (of groups that no residual stream shares, where
             that suffices), and ``random`` candidates at the budget.
@@ -201,7 +201,7 @@ class SearchConfig(Section):
     levels: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (1.0, 0.8, 0.6)
     keep: Fraction = 0.34
     members: Count = 4
-    finish: Literal["continue", "fresh"] = "continue"
+    finish: Literal["continue", "fresh", "inherit"] = "continue"
     repeats: Count = 1
     baselines: tuple[Literal["uniform", "random"], ...] = ()
 
@@ -247,6 +247,8 @@ class RunConfig(Section):
     name: str = "run"
     folder: str | None = None
     """None: ``runs/<name>``."""
+    base: str | None = None
+    """A run whose teacher, supernet, latency model and untrained scores are taken over."""
     runner: str = "tune"
     workers: Count | None = None
     cpus_per_trial: Count = 1

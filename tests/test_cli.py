@@ -286,6 +286,23 @@ def test_a_model_of_the_users_own_with_inputs_of_its_own():
     assert "returned a Sequential, not a tensor" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search"], "give a configuration"),
+        (["search", "--from", "nowhere"], "--name or --to"),
+        (["search", "--from", "nowhere", "--to", "x"], "nowhere/config.yaml"),
+        (["compare", "quickstart", "--proposers", "ramdom"], "did you mean 'random'"),
+    ],
+)
+def test_what_cannot_be_begun_is_named(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.replace("│", " ").split())
+    assert not any(tmp_path.iterdir())
+
+
 class MakesFloat32(torch.nn.Conv1d):
     def forward(self, x):
         return super().forward(x.float())

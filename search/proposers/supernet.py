@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from niwaki.search.outcome import Outcome, Proposal
 from niwaki.search.proposers._setup import ProposerSetup
 from niwaki.search.proposers.nsga2 import NSGA2
+from niwaki.search.supernet import SupernetPlan
 
 
 @dataclass
@@ -37,6 +39,12 @@ class Supernet:
 
     def __post_init__(self) -> None:
         self._search = NSGA2(self.setup, population=self.population)
+
+    @staticmethod
+    def spent(options: Mapping[str, Any]) -> int:
+        """Training images before the first trial, those of every candidate of a step counted."""
+        plan = SupernetPlan.of(options, 0)
+        return plan.images * (plan.middles + 2)
 
     def ask(self) -> Proposal | None:
         """See :class:`niwaki.search.proposers.nsga2.NSGA2`."""
