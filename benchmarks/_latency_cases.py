@@ -68,12 +68,13 @@ class Case:
 
     def limits(self, share: float, name: str = "latency") -> Limits:
         """``share`` of the teacher's latency in ms, or of its MACs."""
-        own = {"latency": self.calibrated.anchor_ms, "macs": float(self.space.cost(self.space.largest()).macs)}
-        return Limits({name: own[name] * share}, {})
+        full = self.calibrated.anchor_ms if name == "latency" else float(self.space.cost(self.space.largest()).macs)
+        return Limits({name: full * share}, {})
 
     def near(self, limits: Limits, seed: int) -> Candidate | None:
         """A random candidate at the edge of the limits."""
         rng = np.random.default_rng(seed)
         sizes = [len(v.choices) for v in self.space.variables]
-        point = fit_to(rng.integers(0, sizes), self.costing, limits, 1.0, rng)
+        costing = self.costing if "latency" in limits.values else Costing(self.space)
+        point = fit_to(rng.integers(0, sizes), costing, limits, 1.0, rng)
         return None if point is None else self.space.canonical(self.space.decode(point.tolist()))

@@ -36,7 +36,7 @@ def compare(
     names = [name.strip() for name in proposers.split(",") if name.strip()]
     resolved = load_config(config, set_ or [])
     with stdout_for_results():
-        found = search_with(resolved, names, seeds, to)
+        found = search_with(resolved, names, seeds, to, tell)
     facts = to_json(found)
     (to / "compare.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     page = write_page(found, to / "compare.html")
@@ -45,6 +45,17 @@ def compare(
         return
     stdout().print(table(found))
     typer.echo(f"{page}")
+
+
+def tell(event: object) -> None:
+    """A line on stderr where a search begins and where it ends."""
+    from niwaki.search.events import RunFinished, RunStarted
+    from niwaki.search.report import text
+
+    if isinstance(event, RunStarted):
+        typer.echo(f"{event.name}: in {event.folder}", err=True)
+    elif isinstance(event, RunFinished):
+        typer.echo(f"{event.folder.name}: {event.members} models after {text.seconds(event.seconds)}", err=True)
 
 
 def table(found: list[Found]) -> RenderableType:

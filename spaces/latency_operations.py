@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,14 @@ class Operations:
     Attributes:
         measured: names of the operations that the runtime was seen to spend time in; the others are fused away.
         trees: log(time / work) from the sizes of an operation.
-        weights: of :func:`_columns`.
+        weights: of the columns that are summed.
+        known: (place of an operation, digest of its sizes) -> milliseconds predicted before.
     """
 
     measured: frozenset[str]
     trees: Any
     weights: Mapping[str, float]
+    known: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, layers: Sequence[LayerRow], ms: Floats, times: Mapping[str, Floats]) -> tuple[Operations, Floats]:
@@ -75,7 +77,7 @@ class Operations:
         model = cls(frozenset(row.name for row in rows), trees, {})
         columns = model._columns(layers)
         weights = fit_relative(np.stack(list(columns.values()), axis=1)[use], ms[use], _PENALTY)
-        return cls(model.measured, trees, dict(zip(columns, weights.tolist(), strict=True)))
+        return cls(model.measured, trees, dict(zip(columns, weights.tolist(), strict=True)), model.known)
 
     def predict(self, layers: Sequence[LayerRow]) -> Floats:
         """Milliseconds of one batch, ``(N,)``."""
@@ -84,20 +86,32 @@ class Operations:
     def _columns(self, layers: Sequence[LayerRow]) -> Columns:
         """``(N,)`` each: predicted milliseconds by kind of operation, how many there are, sums of layer features."""
         columns = FEATURES["kernels"](layers) | {"operations": np.zeros(1)}
-        with _one_thread():
-            for place, row in enumerate(row for row in layers if row.name in self.measured):
-                kind = f"ms.{kind_of(row)}"
-                ms = np.where(row.alive, self._one(row, place), 0.0)
-                columns[kind] = columns.get(kind, np.zeros(1)) + ms
-                columns["operations"] = columns["operations"] + row.alive
+        rows = [row for row in layers if row.name in self.measured]
+        for row, times in zip(rows, self._times(rows), strict=True):
+            kind = f"ms.{kind_of(row)}"
+            columns[kind] = columns.get(kind, np.zeros(1)) + np.where(row.alive, times, 0.0)
+            columns["operations"] = columns["operations"] + row.alive
         return {name: np.broadcast_to(c, (len(layers[0].alive),)) for name, c in columns.items()}
 
-    def _one(self, row: LayerRow, place: int) -> Floats:
-        """``(N,)``; sizes that occur often are predicted once."""
-        sizes = _sizes(row, place)
-        _, first, back = np.unique(_digest(row), return_index=True, return_inverse=True)
-        times: Floats = np.exp(self.trees.predict(sizes[first])) * _work(row)[first]
-        return times[back]
+    def _times(self, rows: Sequence[LayerRow]) -> list[Floats]:
+        """``(N,)`` milliseconds of each operation; what was predicted once is remembered, the rest asked at one go."""
+        found = [np.unique(_digest(row), return_index=True, return_inverse=True) for row in rows]
+        asked: list[tuple[int, int]] = []
+        sizes, works = [], []
+        for place, (row, (digests, first, _)) in enumerate(zip(rows, found, strict=True)):
+            new = np.array([(place, d) not in self.known for d in digests.tolist()], dtype=np.bool_)
+            if new.any():
+                asked += [(place, d) for d in digests[new].tolist()]
+                sizes.append(_sizes(row, place)[first[new]])
+                works.append(_work(row)[first[new]])
+        if asked:
+            with _one_thread():
+                times = np.exp(self.trees.predict(np.concatenate(sizes))) * np.concatenate(works)
+            self.known.update(zip(asked, times.tolist(), strict=True))
+        return [
+            np.array([self.known[place, d] for d in digests.tolist()])[back]
+            for place, (digests, _, back) in enumerate(found)
+        ]
 
 
 def _one_thread() -> AbstractContextManager[Any]:
