@@ -66,9 +66,9 @@ class Sandwich:
         >>> from torch import nn
         >>> from niwaki.spaces import derive
         >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-        >>> elastic = Elastic(net, space := derive(net, torch.zeros(2, 8)))
-        >>> x = torch.randn(5, 8)
-        >>> float(Sandwich(elastic, space, SupernetPlan())(x, elastic(x))) > 0
+        >>> space = derive(net, torch.zeros(2, 8))
+        >>> elastic, x = Elastic(net, space), torch.randn(5, 8)
+        >>> Sandwich(elastic, space, SupernetPlan())(x, elastic(x)).item() > 0
         True
     """
 
