@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from niwaki.search.targets._base import Run, Target
 from niwaki.search.targets._cores import Company, pinned
 from niwaki.search.targets._inputs import repeated
 from niwaki.search.targets._spec import spec_of
-from niwaki.search.targets._timing import Clock, Timing, timer_of
+from niwaki.search.targets._timing import Clock, Timing, thread_timer, timer_of
 from niwaki.search.targets._warnings import company, lacks
 from niwaki.search.threads import torch_threads
 from niwaki.spaces.errors import InputError
@@ -98,6 +99,7 @@ def measure_runs(
         for name in shuffle.sample(order := list(names), len(order)):
             clocks[name].round(plan.seconds / plan.rounds, -(-plan.runs // plan.rounds))
 
+    wall, own = time.perf_counter(), time.thread_time()
     with torch_threads(target.threads):
         others = Company()
         with pinned(target.threads):
@@ -112,7 +114,9 @@ def measure_runs(
                     visit(n for n in clocks if n in noisy or n == ANCHOR)
                     extra -= 1
         free = others.free() if target.threads > 1 else float("inf")
-    return _timing(clocks, plan, target.threads, free)
+    busy = (time.thread_time() - own) / max(time.perf_counter() - wall, 1e-9)
+    lost = 1.0 - busy if timer is thread_timer else 0.0
+    return _timing(clocks, plan, target.threads, (free, lost))
 
 
 def _ready(target: Target, name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
@@ -132,11 +136,11 @@ def _noisy(clocks: Mapping[str, Clock]) -> set[str]:
     return {name for name, clock in clocks.items() if clock.estimate().noisy}
 
 
-def _timing(clocks: Mapping[str, Clock], plan: MeasurePlan, threads: int, free: float) -> Timing:
+def _timing(clocks: Mapping[str, Clock], plan: MeasurePlan, threads: int, others: tuple[float, float]) -> Timing:
     found = {name: clock.estimate() for name, clock in clocks.items()}
     kept, dropped = sum(c.kept for c in clocks.values()), sum(c.dropped for c in clocks.values())
     share = dropped / max(1, kept + dropped)
-    warnings = [*company(share, threads, free), *lacks(found, {n: c.kept for n, c in clocks.items()}, plan.runs)]
+    warnings = [*company(share, threads, *others), *lacks(found, {n: c.kept for n, c in clocks.items()}, plan.runs)]
     return Timing(
         {n: e.least * 1e3 for n, e in found.items()}, {n: e.spread for n, e in found.items()},
         tuple(n for n, e in found.items() if e.noisy), share,

@@ -110,10 +110,11 @@ def timer_of(target: Target) -> Timer:
     """The target's own; else wall time, beside the CPU time of the calling thread where that does all the work."""
     if isinstance(target, HasTimer):
         return target.timer()
-    return _thread if target.threads == 1 else _wall
+    return thread_timer if target.threads == 1 else _wall
 
 
-def _thread(run: Run) -> tuple[float, float]:
+def thread_timer(run: Run) -> tuple[float, float]:
+    """Wall seconds, and CPU seconds of this thread."""
     cpu, wall = time.thread_time(), time.perf_counter()
     run()
     wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu

@@ -13,15 +13,18 @@ _CROWDED = 0.97
 """Cores that others left free, over threads, below which they were in each other's way."""
 
 
-def company(dropped: float, threads: int, free: float) -> Iterator[str]:
+def company(dropped: float, threads: int, free: float, lost: float = 0.0) -> Iterator[str]:
     """Other processes, as far as they could be seen.
 
     Args:
         dropped: share of runs that were interrupted.
         free: cores that other processes left, on average; infinite where that is not known.
+        lost: share of the time of measuring in which the one thread did not run.
     """
     if dropped > _OFTEN:
         yield f"another process ran on the measured core in {dropped:.0%} of the runs, which were dropped"
+    elif lost > _OFTEN:
+        yield f"another process had the measured core for {lost:.0%} of the time; the least of short runs stands that"
     if free < _CROWDED * threads:
         yield (
             f"other processes left {free:.1f} cores to {threads} threads; with several threads, runs that they "

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from niwaki.search.targets import MeasurePlan, _measure, measure, measure_runs, repeated
-from niwaki.search.targets._timing import Clock, Estimate, Timing, _thread, _wall, timer_of
+from niwaki.search.targets._timing import Clock, Estimate, Timing, _wall, thread_timer, timer_of
 from niwaki.search.targets._warnings import company, lacks
 from niwaki.spaces.errors import InputError
 
@@ -169,7 +169,7 @@ def test_further_rounds_are_bounded_and_then_it_is_said(clock, extra, expected):
 
 
 def test_interrupted_runs_are_dropped(clock):
-    one = Clock(_scripted(clock, [(9, 9), (10, 10), (9, 5), (12, 12), (1, 1), (10, 10)]), _thread)
+    one = Clock(_scripted(clock, [(9, 9), (10, 10), (9, 5), (12, 12), (1, 1), (10, 10)]), thread_timer)
     one.round(0.0, 3)
     one.round(0.0, 1)
     estimate = one.estimate()
@@ -179,7 +179,7 @@ def test_interrupted_runs_are_dropped(clock):
 
 
 def test_a_round_without_an_undisturbed_run_counts_with_its_cpu_time(clock):
-    one = Clock(_scripted(clock, [(9, 9), (10, 10), (9, 9), (40, 11), (9, 9), (30, 10.1)]), _thread)
+    one = Clock(_scripted(clock, [(9, 9), (10, 10), (9, 9), (40, 11), (9, 9), (30, 10.1)]), thread_timer)
     for _ in range(3):
         one.round(0.0, 1)
     assert one.rounds == pytest.approx([10e-3, 11e-3, 10.1e-3])
@@ -238,7 +238,7 @@ def test_targets_may_time_in_their_own_way():
 
     timing = measure(Own([]), _named("a"), torch.zeros(1, 2), MeasurePlan(2, 0.0, 2))
     assert timing.ms == {"a": 250.0}
-    assert timer_of(Recorder([])) is _thread
+    assert timer_of(Recorder([])) is thread_timer
     assert timer_of(Recorder([], threads=2)) is _wall
 
 
@@ -257,6 +257,8 @@ def test_warnings_stay_short_and_silence_is_kept_where_all_is_well():
     assert "m0, m1, m2 and 4 more: known to within 10%" in text
     assert "drift by 8%" in text
     assert list(company(0.05, 1, math.inf)) == []
+    assert list(company(0.05, 1, math.inf, 0.05)) == []
+    assert "48% of the time" in next(iter(company(0.05, 1, math.inf, 0.48)))
     assert list(company(0.0, 2, 1.96)) == []
 
 
