@@ -147,12 +147,12 @@ class Phases:
     def _final_jobs(self, finalist: Finalist) -> list[Job]:
         config, outcome = self.subject.config, finalist.outcome
         seeds = range(config.run.seed, config.run.seed + config.search.repeats)
+        same, level = finalist.candidate == outcome.job.candidate, outcome.job.level
+        if config.search.finish == "inherit" and same:
+            return [Job(finalist.candidate, "final", outcome.job.rung + 1, 0, seeds[0], outcome.key, level)]
         if config.search.finish == "inherit":
-            images = 0 if config.train.rungs[0] == 0 else config.train.rungs[0]
-            same = finalist.candidate == outcome.job.candidate
-            parent, rung, images = (outcome.key, outcome.job.rung + 1, 0) if same else (None, 0, images)
-            return [Job(finalist.candidate, "final", rung, images, seeds[0], parent, outcome.job.level)]
-        if config.search.finish == "fresh" or finalist.candidate != outcome.job.candidate:
+            return [Job(finalist.candidate, "final", 0, config.train.rungs[0], seeds[0], level=level)]
+        if config.search.finish == "fresh" or not same:
             return [self._full("final", finalist.candidate, seed, outcome.job.level) for seed in seeds]
         left, rung = config.train.final_images - outcome.images, outcome.job.rung + 1
         return [Job(outcome.job.candidate, "final", rung, left, seed, outcome.key, outcome.job.level) for seed in seeds]

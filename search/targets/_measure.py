@@ -116,7 +116,7 @@ def measure_runs(
         free = others.free() if target.threads > 1 else float("inf")
     busy = (time.thread_time() - own) / max(time.perf_counter() - wall, 1e-9)
     lost = 1.0 - busy if timer is thread_timer else 0.0
-    return _timing(clocks, plan, target.threads, (free, lost))
+    return _timing(clocks, plan, target.threads, free, lost)
 
 
 def _ready(target: Target, name: str, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
@@ -136,11 +136,11 @@ def _noisy(clocks: Mapping[str, Clock]) -> set[str]:
     return {name for name, clock in clocks.items() if clock.estimate().noisy}
 
 
-def _timing(clocks: Mapping[str, Clock], plan: MeasurePlan, threads: int, others: tuple[float, float]) -> Timing:
+def _timing(clocks: Mapping[str, Clock], plan: MeasurePlan, threads: int, free: float, lost: float) -> Timing:
     found = {name: clock.estimate() for name, clock in clocks.items()}
     kept, dropped = sum(c.kept for c in clocks.values()), sum(c.dropped for c in clocks.values())
     share = dropped / max(1, kept + dropped)
-    warnings = [*company(share, threads, *others), *lacks(found, {n: c.kept for n, c in clocks.items()}, plan.runs)]
+    warnings = [*company(share, threads, free, lost), *lacks(found, {n: c.kept for n, c in clocks.items()}, plan.runs)]
     return Timing(
         {n: e.least * 1e3 for n, e in found.items()}, {n: e.spread for n, e in found.items()},
         tuple(n for n, e in found.items() if e.noisy), share,

@@ -81,7 +81,7 @@ class Chain:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.floats(0.3, 0.9))
-def test_within_a_hundredth_of_the_optimum_where_costs_add_up(seed: int, share: float) -> None:
+def test_near_the_optimum_where_costs_add_up(seed: int, share: float) -> None:
     """The textbook recursion over whole-number capacities gives the optimum of 12 variables with 6 choices."""
     rng = np.random.default_rng(seed)
     space = Chain([np.cumsum(rng.integers(1, 30, 6)) for _ in range(12)])
