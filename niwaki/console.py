@@ -20,7 +20,7 @@ from niwaki.search.report import text
 _SHOWN = 10
 _TITLES = {
     "data": "data", "space": "space", "latency": "latency model", "teacher": "teacher", "answers": "teacher's answers",
-    "sensitivity": "sensitivity", "supernet": "supernet", "search": "search", "measure": "measuring",
+    "sensitivity": "sensitivity", "learn": "learning", "search": "search", "measure": "measuring",
     "finals": "final training", "test": "test split", "export": "export", "report": "report",
 }
 
@@ -168,7 +168,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
     """Cells of one trial: what, images, accuracy, MACs, size, latency, seconds."""
     job, cost = outcome.job, outcome.cost
     what = f"{job.kind} {job.candidate.key[:6]}" + (f" rung {job.rung + 1}" if job.kind == "search" else "")
-    accuracy = text.percent(outcome.accuracy) if outcome.complete else "failed"
+    accuracy = text.percent(outcome.metrics.get("accuracy")) if outcome.complete else "failed"
     return (
         what, text.count(outcome.images), accuracy, text.count(cost.macs), text.size(cost.bytes),
         text.ms(cost.latency_ms), text.seconds(outcome.seconds),

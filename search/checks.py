@@ -19,7 +19,6 @@ from niwaki.search.export import exporter
 from niwaki.search.outcome import Outcome, Proposal
 from niwaki.search.proposers._setup import ProposerSetup
 from niwaki.search.runners import Runner, RunnerSetup
-from niwaki.search.supernet import SupernetPlan
 from niwaki.search.targets import Target, parse
 from niwaki.spaces import InputError, registry
 from niwaki.spaces.errors import nearest
@@ -41,8 +40,6 @@ def check_choices(config: Config) -> None:
     budget_of(config)
     criterion(config)
     proposer_class(config)
-    if "supernet" in proposer_needs(config):
-        SupernetPlan.of(config.search.options, config.run.seed)
     runner_class(config)
     target_of(config)
     device_of(config.run.device)
@@ -86,11 +83,6 @@ def proposer_class(config: Config) -> Callable[[ProposerSetup], Proposer]:
         return made
 
     return make
-
-
-def proposer_needs(config: Config) -> tuple[str, ...]:
-    """What the proposer wants of a run beside costs and outcomes, such as ``supernet``."""
-    return tuple(getattr(registry.load("niwaki.search.proposers", config.search.proposer), "needs", ()))
 
 
 def runner_class(config: Config) -> Callable[[RunnerSetup], Runner]:

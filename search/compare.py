@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,20 +72,14 @@ def compare(
 
 def found_by(result: Result, proposer: str, seed: int) -> Found:
     """The figures of a finished run."""
-    before = spent_before(result.config)
-    outcomes = [o for o in result.outcomes() if o.complete and o.job.kind in ("search", "final")]
+    done = [o for o in result.outcomes() if o.complete]
+    before = sum(o.job.images for o in done if o.job.kind == "learn")
+    outcomes = [o for o in done if o.job.kind in ("search", "final")]
     images = before + sum(o.job.images for o in outcomes)
     best = max(m.metrics["test_mean"] for m in result.front)
     curve = tuple(_curve(outcomes, result, before))
     finals = [o for o in outcomes if o.job.kind == "final"]
     return Found(proposer, seed, images, _volume(finals, result), best, curve)
-
-
-def spent_before(config: Config) -> int:
-    """Training images before the first trial."""
-    cls = registry.load(PACKAGE, config.search.proposer)
-    spent: Callable[[Mapping[str, Any]], int] = getattr(cls, "spent", lambda options: 0)
-    return spent(config.search.options)
 
 
 def summary(found: Sequence[Found]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +19,7 @@ from niwaki.search.costing import Costing, LatencyPredictor
 from niwaki.search.files import read_json, read_tensors
 from niwaki.search.shared import open_data
 from niwaki.search.store import RunStore
-from niwaki.search.supernet import supernet_weights
+from niwaki.search.supernet import FILE, supernet_weights
 from niwaki.spaces import InputError, Space, SpaceOptions, derive
 from niwaki.spaces.latency import LatencyModel
 from niwaki.spaces.memory import settle
@@ -66,7 +67,7 @@ class RunFolder:
     @property
     def supernet(self) -> Path:
         """Weights that all students inherit; absent where the proposer needs none."""
-        return self.path / "supernet.safetensors"
+        return self.path / FILE
 
     @property
     def facts(self) -> Path:
@@ -118,7 +119,7 @@ class Context:
         answers: of the teacher; None where the loss needs none.
         scores: group -> (units,), larger = keep.
         threads: torch threads of a job.
-        refit: training images for the least-squares refit of carved students; 0: none.
+        config: of the run.
     """
 
     folder: RunFolder
@@ -131,17 +132,26 @@ class Context:
     answers: Answers | None
     scores: Mapping[str, Tensor]
     threads: int
-    refit: int = 0
+    config: Config
+
+    @cached_property
+    def source(self) -> nn.Module:
+        """What students are carved from: the teacher, or a copy with the weights of the run's supernet."""
+        if (weights := supernet_weights(self.folder.path)) is None:
+            return self.teacher
+        source = copy.deepcopy(self.teacher)
+        source.load_state_dict(weights)
+        return source
 
     @cached_property
     def refitter(self) -> Refitter | None:
         """Refits students on the same un-augmented training images for every job; None where the run does not."""
-        if not self.refit:
+        if not self.config.criterion.refit:
             return None
-        train = self.data.train
-        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: self.refit]
+        train, count = self.data.train, self.config.criterion.refit
+        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
         images = self.data.normalise(train.batch(rows)[0]).to(next(self.teacher.parameters()).device)
-        return Refitter(self.teacher, images)
+        return Refitter(self.source, images)
 
 
 def open_context(path: Path, in_hand: InHand | None = None) -> Context:
@@ -155,22 +165,18 @@ def open_context(path: Path, in_hand: InHand | None = None) -> Context:
     space = derive(teacher, example, space_options(config))
     facts = read_json(folder.facts)
     check_digest(space, facts["space"], folder.space)
-    if (weights := supernet_weights(folder.supernet)) is not None:
-        teacher.load_state_dict(weights)  # students inherit what was trained for all of them
     teacher.to(trial_device(config)).eval()
     recipe = replace(recipe_of(config), precision=facts["precision"], layout=facts["layout"])
     return Context(
         folder, teacher, space, example, data,
         costing_of(config, teacher, space, read_latency(folder, space)), recipe,
         Answers.load(folder.answers) if recipe.build_loss().needs_teacher else None,
-        read_tensors(folder.scores), config.run.cpus_per_trial, config.criterion.refit,
+        read_tensors(folder.scores), config.run.cpus_per_trial, config,
     )
 
 
 def load_teacher(config: Config, classes: int, folder: RunFolder, model: nn.Module | None) -> nn.Module:
     """The teacher of a run: built (or copied from the one in hand), with the weights that the run folder holds."""
-    import copy
-
     if model is None and config.teacher.name == IN_HAND:
         raise InputError(
             f"{folder.path}: the run was started from a model in hand, which a folder cannot hold; pass it: "

@@ -13,7 +13,7 @@ from niwaki.search.checks import check_choices, check_folder, runner_class
 from niwaki.search.config import Config, load_config, to_yaml
 from niwaki.search.context import InHand, RunFolder, device_of
 from niwaki.search.environment import environment
-from niwaki.search.equip import equip
+from niwaki.search.equip import driver_context, equip
 from niwaki.search.events import Listener, RunFinished, RunStarted, ignore
 from niwaki.search.examine import examine
 from niwaki.search.files import write_json_atomic, write_tensors_atomic
@@ -100,7 +100,7 @@ class _Run:
             measure, start_at = measurer(self.subject, self.folder), starts(self.subject, self.folder)
             phases = Phases(self.subject, measure, worth_of(self.subject, self.folder), self.listener, start_at)
             phases.known = known_candidates(self.subject.config, self.subject)
-            phases.lesson = lesson_of(self.subject, self.folder)
+            phases.lesson = lesson_of(driver_context(self.subject, self.folder))
             outcomes = self.train(phases)
             judge(phases, outcomes, self.folder, self.listener)
         result = Result(self.folder.path, self.in_hand)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from niwaki.distill import FitProgress, FitRun, Recipe, accuracy, answers, fit, resolve
+from niwaki.distill import Answers, FitProgress, FitRun, Recipe, accuracy, answers, fit, resolve
 from niwaki.distill.augment import derived_seed
 from niwaki.distill.splits import chunks
 from niwaki.pruning import score_groups
@@ -16,7 +16,6 @@ from niwaki.search.checks import criterion
 from niwaki.search.context import IN_HAND, Context, RunFolder, device_of, recipe_of
 from niwaki.search.events import Listener, PhaseProgress
 from niwaki.search.files import read_json, read_tensors, write_json_atomic, write_tensors_atomic
-from niwaki.search.inherit import prepare_supernet
 from niwaki.search.sensitivity import sensitivity, students
 from niwaki.search.shared import share_data
 from niwaki.search.starts import wanted
@@ -56,7 +55,17 @@ def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
         with phase("sensitivity", listener) as detail, torch_threads(subject.threads):
             detail.append(_write_sensitivity(subject, folder, listener))
     subject.teacher.cpu()
-    prepare_supernet(subject, folder, listener)
+
+
+def driver_context(subject: Subject, folder: RunFolder) -> Context:
+    """What workers read from the folder, for the driver, which has most of it in hand."""
+    facts, recipe = read_json(folder.facts), recipe_of(subject.config)
+    return Context(
+        folder, subject.teacher, subject.space, subject.example, subject.data, subject.costing,
+        replace(recipe, precision=facts["precision"], layout=facts["layout"]),
+        Answers.load(folder.answers) if recipe.build_loss().needs_teacher else None,
+        read_tensors(folder.scores), subject.threads, subject.config,
+    )  # fmt: skip
 
 
 def _teach(subject: Subject, listener: Listener) -> None:
@@ -109,12 +118,8 @@ def _write_sensitivity(subject: Subject, folder: RunFolder, listener: Listener) 
     No more images than make it take about half as long as one final training, whose images are three passes each:
     judging one is two, its refit or recalibration included.
     """
-    config, data, facts = subject.config, subject.data, read_json(folder.facts)
-    context = Context(
-        folder, subject.teacher, subject.space, subject.example, data, subject.costing,
-        replace(recipe_of(config), precision=facts["precision"], layout=facts["layout"]),
-        None, read_tensors(folder.scores), subject.threads, config.criterion.refit,
-    )  # fmt: skip
+    config, data = subject.config, subject.data
+    context = driver_context(subject, folder)
     affordable = 3 * config.train.final_images // (4 * students(subject.space))
     images = min(config.criterion.sensitivity, max(affordable, _LEAST_IMAGES))
     rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[-images:]

@@ -11,7 +11,7 @@ from niwaki.search.outcome import Job, Outcome
 from niwaki.spaces.types import Cost
 
 Phase = Literal[
-    "data", "space", "latency", "teacher", "answers", "sensitivity", "supernet", "search", "measure", "finals", "test",
+    "data", "space", "latency", "teacher", "answers", "sensitivity", "learn", "search", "measure", "finals", "test",
     "export", "report",
 ]
 

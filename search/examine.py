@@ -12,7 +12,7 @@ from niwaki.distill import Data, build, check, load, load_weights
 from niwaki.distill.augment import derived_seed
 from niwaki.search.budget import check_reachable
 from niwaki.search.calibration import bench_of, latency_model, settle_widths
-from niwaki.search.checks import budget_of, target_of
+from niwaki.search.checks import budget_of, proposer_class, target_of
 from niwaki.search.config import Config
 from niwaki.search.context import (
     IN_HAND,
@@ -24,6 +24,7 @@ from niwaki.search.context import (
 )
 from niwaki.search.events import BudgetsResolved, Listener
 from niwaki.search.files import read_json
+from niwaki.search.proposers._setup import ProposerSetup
 from niwaki.search.shared import data_spec
 from niwaki.search.subject import Subject, phase
 from niwaki.spaces import InputError
@@ -55,6 +56,7 @@ def examine(config: Config, folder: RunFolder, in_hand: InHand, listener: Listen
     limits = budget_of(config).resolve(cost)
     check_reachable(limits, costing, config.run.seed)
     listener(BudgetsResolved(cost, dict(limits.values)))
+    proposer_class(config)(ProposerSetup(space, costing, limits, config.search.levels))  # its options may be wrong
     return Subject(config, data, teacher, space, costing, cost, limits, bench, grid.staircase)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from niwaki.spaces.types import Candidate, Cost
 
-Kind = Literal["search", "uniform", "random", "final"]
+Kind = Literal["search", "uniform", "random", "final", "learn"]
 Status = Literal["complete", "failed"]
 
 KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
@@ -32,7 +32,8 @@ class Job:
 
     Attributes:
         candidate: what to carve and train.
-        kind: ``search``, a baseline (``uniform``, ``random``) or ``final`` (full training of a finalist).
+        kind: ``search``, a baseline (``uniform``, ``random``), ``final`` (full training of a finalist) or ``learn``
+            (what a proposer trains before it proposes; the candidate is the largest, and no model comes of it).
         rung: 0 for the first, shortest training; each promotion adds one.
         images: training images of this job alone.
         seed: every random choice of the job follows from it.
@@ -96,6 +97,8 @@ class Job:
 class Outcome:
     """What came of a job. A complete outcome has a finite ``accuracy``; anything else is a failure with a reason.
 
+    Only of ``learn`` jobs comes no model, and so no accuracy.
+
     Attributes:
         job: what was asked.
         cost: cost of the candidate, as counted (``latency_ms`` predicted or measured).
@@ -125,7 +128,7 @@ class Outcome:
             reason = f"not finite: {', '.join(lost)}"
             object.__setattr__(self, "status", "failed")
             object.__setattr__(self, "error", f"{self.error}\n{reason}" if self.error else reason)
-        elif self.status == "complete" and not 0 <= finite.get("accuracy", -1) <= 1:
+        elif self.complete and self.job.kind != "learn" and not 0 <= finite.get("accuracy", -1) <= 1:
             raise ValueError(f"outcome: a complete one needs 'accuracy' in 0..1 in its metrics, got {finite}")
         if self.status == "failed" and not self.error:
             object.__setattr__(self, "error", "failed without a reason")

@@ -13,7 +13,7 @@ from niwaki.search.events import Listener
 from niwaki.search.finalists import Finalist, Measured, ranking
 from niwaki.search.outcome import Job, Kind, Outcome
 from niwaki.search.promotion import Ladder, promote
-from niwaki.search.proposers._setup import Lesson, ProposerSetup
+from niwaki.search.proposers._setup import Learner, Lesson, ProposerSetup
 from niwaki.search.proposers.random import Random
 from niwaki.search.schedule import Schedule, Stage
 from niwaki.search.starts import uniform
@@ -54,7 +54,14 @@ class Phases:
 
     def __call__(self, schedule: Schedule) -> Iterator[Stage]:
         config = self.subject.config
-        yield Stage("search", "search, rung 1", config.search.trials + len(self.known), self._first_rung(schedule))
+        proposer = proposer_class(config)(self._setup(config.run.seed, self.start_at))
+        if isinstance(proposer, Learner) and not (config.run.base and proposer.reusable):
+            job = Job(self.subject.space.largest(), "learn", 0, proposer.lessons, config.run.seed)
+            yield Stage("learn", f"{config.search.proposer} learns", 1, iter([job]))
+            if failed := [o for o in schedule.of("learn") if not o.complete]:
+                raise RunError(f"{config.search.proposer} could not learn: {failed[-1].error}")
+        total = config.search.trials + len(self.known)
+        yield Stage("search", "search, rung 1", total, self._first_rung(schedule, proposer))
         ladder = self.ladder
         for rung in range(1, ladder.rungs):
             jobs = promote(schedule.of("search"), rung - 1, ladder)
@@ -75,14 +82,13 @@ class Phases:
         costs = tuple(self.subject.limits.values) if len(config.search.levels) == 1 else ()
         return Ladder(tuple(int(n) for n in images), 1 / config.search.keep, costs)
 
-    def _first_rung(self, schedule: Schedule) -> Iterator[Job]:
+    def _first_rung(self, schedule: Schedule, proposer: Proposer) -> Iterator[Job]:
         config = self.subject.config
-        proposer = proposer_class(config)(self._setup(config.run.seed, self.start_at))
         for outcome in schedule.known:
             if outcome.job.kind == "search" and outcome.job.rung == 0:
                 proposer.tell(outcome)
                 schedule.recall(outcome)
-        count = told = len(schedule.outcomes)
+        count, told = len(schedule.of("search")), len(schedule.outcomes)
         begun = {outcome.job.candidate.key for outcome in schedule.outcomes}
         for candidate, level in self.known:
             if candidate.key not in begun:

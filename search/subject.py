@@ -61,12 +61,17 @@ class Subject:
 
     @property
     def aims(self) -> Limits:
-        """The limits that proposals are fitted to: tightened by what the latency model is usually wrong by."""
-        model = self.costing.latency
-        if not isinstance(model, LatencyModel) or "latency" not in self.limits.values:
-            return self.limits
-        aim = self.limits.values["latency"] * (1 - min(model.error.median, 0.05))
-        return replace(self.limits, values={**self.limits.values, "latency": aim})
+        """See :func:`aims`."""
+        return aims(self.limits, self.costing)
+
+
+def aims(limits: Limits, costing: Costing) -> Limits:
+    """The limits that proposals are fitted to: tightened by what the latency model is usually wrong by."""
+    model = costing.latency
+    if not isinstance(model, LatencyModel) or "latency" not in limits.values:
+        return limits
+    aim = limits.values["latency"] * (1 - min(model.error.median, 0.05))
+    return replace(limits, values={**limits.values, "latency": aim})
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def report_data(result: Result) -> report.ReportData:
         task=_task(result),
         teacher=_teacher(result),
         budgets=[report.BudgetLine(n, str(result.content["budget"][n]), v) for n, v in result.limits.values.items()],
-        points=[_point(o) for o in result.outcomes() if o.complete],
+        points=[p for o in result.outcomes() if (p := _point(o)) is not None],
         members=[_member(m) for m in result.front],
         settings=config.model_dump(mode="json"),
         versions=environment["versions"],
@@ -73,8 +73,10 @@ def _member(member: Member) -> report.Member:
     )
 
 
-def _point(outcome: Outcome) -> report.Point:
+def _point(outcome: Outcome) -> report.Point | None:
     job = outcome.job
+    if not outcome.complete or job.kind == "learn":
+        return None
     detail = f"rung {job.rung + 1}, level {job.level:g}" if job.kind == "search" else f"level {job.level:g}"
     return report.Point(outcome.key, job.kind, outcome.accuracy, _costs(outcome.cost), outcome.images, detail)
 

@@ -6,20 +6,22 @@ answers, the smallest and some random ones in between. Candidates then inherit t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from niwaki.distill import Answers, Data, FitProgress, FitRun, Recipe, fit, main_logits
+from niwaki.distill import FitProgress, FitRun, fit, main_logits
 from niwaki.distill.augment import derived_seed
 from niwaki.distill.losses.hinton import softened_divergence
 from niwaki.search.files import read_tensors, write_tensors_atomic
-from niwaki.spaces import Candidate, Elastic, InputError, Space
+from niwaki.search.proposers._setup import Lesson
+from niwaki.search.threads import torch_threads
+from niwaki.spaces import Candidate, Elastic, Space
 
+FILE = "supernet.safetensors"
+"""Name of the checkpoint in a run folder."""
 _PARTS = 10
 """Checkpoints of a training: a run that was stopped repeats at most one part."""
 _DONE = "niwaki.parts"
@@ -49,13 +51,7 @@ class SupernetPlan:
         for key, least in limits.items():
             value = getattr(self, key)
             if value is not None and not value >= least:
-                raise InputError(f"search.options: supernet: {key} must be at least {least:g}, got {value}")
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any], seed: int) -> SupernetPlan:
-        """From the options of the proposer ``supernet``, some of which are not about the training."""
-        known = {f.name for f in fields(cls)} - {"seed"}
-        return cls(**{k: v for k, v in options.items() if k in known}, seed=seed)
+                raise ValueError(f"{key} must be at least {least:g}, got {value}")
 
 
 @dataclass(eq=False)
@@ -97,40 +93,34 @@ class Sandwich:
         return self.space.canonical(self.space.decode((place.clamp(0, 1) * (sizes - 1)).round().long().tolist()))
 
 
-@dataclass(frozen=True)
-class SupernetRun:
-    """What belongs to one training: the teacher's answers, the file of checkpoints, who is told (images, in all)."""
+def learn_supernet(lesson: Lesson, space: Space, plan: SupernetPlan) -> None:
+    """Train the elastic model of the lesson's teacher, in parts: after each, weights and progress are in a checkpoint.
 
-    answers: Answers | None
-    checkpoint: Path
-    report: Callable[[int, int], None] = lambda done, total: None
-
-
-def train_supernet(elastic: Elastic, data: Data, recipe: Recipe, plan: SupernetPlan, run: SupernetRun) -> None:
-    """Train the elastic model in place, in parts: after each, weights and progress are in the checkpoint.
-
-    A training that is begun again with the same checkpoint goes on from there.
+    A training that is begun again with the same folder goes on from there; :func:`supernet_weights` reads the end.
     """
+    checkpoint = lesson.folder / FILE
+    elastic = Elastic(lesson.teacher, space, lesson.scores).to(lesson.device)
     ends = [plan.images * part // _PARTS for part in range(_PARTS + 1)]
-    recipe = recipe if plan.lr is None else replace(recipe, lr=plan.lr)
-    for part in range(_recovered(elastic, run.checkpoint), _PARTS):
+    recipe = lesson.recipe if plan.lr is None else replace(lesson.recipe, lr=plan.lr)
+    for part in range(_recovered(elastic, checkpoint), _PARTS):
         first, last = ends[part], ends[part + 1]
         drawn = replace(plan, seed=derived_seed(plan.seed, "part", part))
 
         def report(at: FitProgress, first: int = first) -> None:
-            run.report(first + at.images, plan.images)
+            lesson.report(first + at.images, plan.images)
 
         here = FitRun(
-            answers=run.answers, seed=plan.seed, first_image=first, schedule=plan.images, report=report,
-            also=Sandwich(elastic, elastic.space, drawn),
+            answers=lesson.answers, seed=plan.seed, first_image=first, schedule=plan.images, report=report,
+            also=Sandwich(elastic, space, drawn),
         )  # fmt: skip
-        fit(elastic, data, recipe.scaled(last - first), here)
-        write_tensors_atomic(run.checkpoint, {**elastic.state_dict(), _DONE: torch.tensor(part + 1)})
+        with torch_threads(lesson.threads):
+            fit(elastic, lesson.data, recipe.scaled(last - first), here)
+        write_tensors_atomic(checkpoint, {**elastic.state_dict(), _DONE: torch.tensor(part + 1)})
 
 
-def supernet_weights(checkpoint: Path) -> dict[str, Tensor] | None:
-    """The trained weights under the teacher's state-dict keys; None where the training is not finished."""
-    tensors = read_tensors(checkpoint) if checkpoint.is_file() else {}
+def supernet_weights(folder: Path) -> dict[str, Tensor] | None:
+    """The trained weights under the teacher's state-dict keys; None where no training in this folder is finished."""
+    tensors = read_tensors(folder / FILE) if (folder / FILE).is_file() else {}
     return tensors if int(tensors.pop(_DONE, torch.tensor(0))) == _PARTS else None
 
 

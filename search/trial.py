@@ -15,6 +15,7 @@ from niwaki.distill import FitProgress, FitRun, accuracy, fit, recalibrate
 from niwaki.pruning import Chosen, Masks, select
 from niwaki.search.context import Context, InHand, open_context
 from niwaki.search.files import read_json, read_tensors, write_tensors_atomic
+from niwaki.search.lesson import learn
 from niwaki.search.outcome import Job, Outcome
 from niwaki.spaces import Candidate, Cost, Kept, carve, count
 
@@ -56,7 +57,7 @@ def run_trial(job: Job, context: Context) -> Outcome:
     torch.set_num_threads(context.threads)
     with _Log(store.save_job(job) / LOG) as log:
         try:
-            outcome = _train(job, context, log)
+            outcome = learn(job, context, log.steps) if job.kind == "learn" else _train(job, context, log)
         except Exception as error:
             text = traceback.format_exc()
             log.write(text)
@@ -109,7 +110,7 @@ def _train(job: Job, context: Context, log: _Log) -> Outcome:
 
 def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     """The model to train, the units it keeps, and how many images its weights have seen: a parent's, or none."""
-    space, teacher = context.space, context.teacher
+    space, source = context.space, context.source
     if job.parent is None:
         return *_carved(job.candidate, context), 0
     folder = context.folder.store.trial(job.parent)
@@ -117,14 +118,14 @@ def _student(job: Job, context: Context) -> tuple[nn.Module, Kept, int]:
     if parent.job.candidate != job.candidate:
         raise ValueError(f"job {job.key} continues {job.parent}, which is another candidate")
     kept = read_tensors(folder / KEPT)
-    student = carve(teacher, space, job.candidate, kept)
+    student = carve(source, space, job.candidate, kept)
     student.load_state_dict(read_tensors(folder / STUDENT))
     return student, kept, parent.images
 
 
 def _carved(candidate: Candidate, context: Context) -> tuple[nn.Module, Kept]:
     kept = select(context.space, candidate, context.scores)
-    student = carve(context.teacher, context.space, candidate, kept)
+    student = carve(context.source, context.space, candidate, kept)
     if context.refitter is not None:
         context.refitter.refit(student, Chosen(context.space, candidate, kept))
     return student, kept
@@ -167,8 +168,14 @@ class _Log:
     def write(self, text: str) -> None:
         self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def progress(self, at: FitProgress) -> None:
+    def steps(self, done: int, total: int) -> None:
         """A line about every ten percent."""
+        if done >= self._next * total or done == total:
+            self._next = done / total + 0.1
+            self.write(f"{done}/{total}")
+
+    def progress(self, at: FitProgress) -> None:
+        """The same with what a training knows of itself."""
         if at.images >= self._next * at.total or at.images == at.total:
             self._next = at.images / at.total + 0.1
             self.write(f"{at.images}/{at.total} images, loss {at.loss:.4f}, lr {at.lr:.2g}, {at.seconds:.1f} s")

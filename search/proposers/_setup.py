@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from niwaki.distill import Data
+from niwaki.distill import Answers, Data, Recipe
 from niwaki.search.costing import Costing, Ints, Limits, SearchSpace
 from niwaki.search.outcome import Outcome, Proposal
 from niwaki.search.repair import fit_to
@@ -18,6 +19,8 @@ from niwaki.spaces.types import Candidate
 
 Draw = Callable[[np.random.Generator, int], Ints]
 """``draw(generator, attempt)`` -> ``(variables,)`` choice indices, from a fresh generator each time."""
+Report = Callable[[int, int], None]
+"""Told steps done and steps in all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,8 @@ class Lesson:
         scores: group -> (units,), larger = keep: which units a width means.
         folder: for checkpoints.
         device: to train on. threads: torch threads to do it with.
-        augment: name of the augmentation of the training images.
+        recipe: of the run's trainings.
+        answers: of the teacher to the training images; None where the run's loss needs none.
         report: told steps done and steps in all.
     """
 
@@ -40,8 +44,25 @@ class Lesson:
     folder: Path
     device: torch.device
     threads: int = 1
-    augment: str = "none"
-    report: Callable[[int, int], None] | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    answers: Answers | None = None
+    report: Report = lambda done, total: None
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A proposer that trains before it proposes; the run has a worker do it, as a job of kind ``learn``."""
+
+    @property
+    def lessons(self) -> int:
+        """Training images that :meth:`learn` spends, each counted as often as a candidate sees it."""
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the lesson's folder holds all that is to be learned, whatever the budget."""
+
+    def learn(self) -> None:
+        """Train, with checkpoints in the lesson's folder: begun again, it goes on; all done, it returns at once."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 from niwaki.search.outcome import Outcome, Proposal
 from niwaki.search.proposers._setup import ProposerSetup
 from niwaki.search.proposers.nsga2 import NSGA2
-from niwaki.search.supernet import SupernetPlan
+from niwaki.search.supernet import SupernetPlan, learn_supernet, supernet_weights
+from niwaki.spaces import Space
 
 
 @dataclass
 class Supernet:
     """NSGA-II over candidates that carry the weights of a supernet (:mod:`niwaki.search.supernet`).
 
-    The run trains the supernet once, before its first trial; ``train.rungs`` should begin with 0 then, so that a trial
+    A worker trains the supernet once, before the first trial; ``train.rungs`` should begin with 0 then, so that a trial
     is a recalibration of BatchNorm statistics and an evaluation.
 
     Attributes:
@@ -34,17 +33,28 @@ class Supernet:
     temperature: float = 4.0
     lr: float | None = None
     population: int = 16
-    needs: ClassVar[tuple[str, ...]] = ("supernet",)
+    _plan: SupernetPlan = field(init=False, repr=False)
     _search: NSGA2 = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._plan = SupernetPlan(self.images, self.middles, self.temperature, self.lr, self.setup.seed)
         self._search = NSGA2(self.setup, population=self.population)
 
-    @staticmethod
-    def spent(options: Mapping[str, Any]) -> int:
-        """Training images before the first trial, those of every candidate of a step counted."""
-        plan = SupernetPlan.of(options, 0)
-        return plan.images * (plan.middles + 2)
+    @property
+    def lessons(self) -> int:
+        """Training images of the supernet, those of every candidate of a step counted."""
+        return self.images * (self.middles + 2)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the supernet is there: it holds for every budget."""
+        lesson = self.setup.lesson
+        return lesson is not None and supernet_weights(lesson.folder) is not None
+
+    def learn(self) -> None:
+        """Train the supernet; without a lesson there is none, and candidates are ranked as they come."""
+        if self.setup.lesson is not None and isinstance(self.setup.space, Space):
+            learn_supernet(self.setup.lesson, self.setup.space, self._plan)
 
     def ask(self) -> Proposal | None:
         """See :class:`niwaki.search.proposers.nsga2.NSGA2`."""

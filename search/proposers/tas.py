@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,18 +55,28 @@ class TAS:
             raise ValueError(f"arch_lr: expected a number above 0, got {self.arch_lr}")
         self._levels = Levels(self.setup)
 
-    @staticmethod
-    def spent(options: Mapping[str, Any]) -> int:
-        """Training images before the first proposal."""
-        return int(options.get("images", TAS.images))
+    @property
+    def lessons(self) -> int:
+        """Training images of the whole search."""
+        settings = self.settings
+        return 2 * settings.batch_size * settings.steps * len(self.setup.levels)
+
+    @property
+    def reusable(self) -> bool:
+        """False: what was learned belongs to its budget."""
+        return False
+
+    def learn(self) -> None:
+        """Search, or read what a search left in the lesson's folder, and go on with it where it is not finished."""
+        lesson = self.setup.lesson
+        with torch_threads(1 if lesson is None else lesson.threads):
+            search = Search(self.setup, self._levels.limits, self.settings)
+            self._found = search.run() if lesson is None else search.run(lesson.report)
 
     def ask(self) -> Proposal | None:
-        """The next proposal, never one that was asked before; None where nothing new is left.
-
-        The first call searches, or reads what a search left in the lesson's folder.
-        """
+        """The next proposal, never one that was asked before; None where nothing new is left."""
         if self._found is None:
-            self._found = self._learned()
+            self.learn()
         return self._levels.propose(self._draw)
 
     def tell(self, outcome: Outcome) -> None:
@@ -84,11 +92,6 @@ class TAS:
             steps, self.batch_size, self.lr, arch_lr=self.arch_lr, temperature=self.temperature, weight=self.weight,
             tolerance=self.tolerance, fresh=self.fresh,
         )  # fmt: skip
-
-    def _learned(self) -> list[dict[str, Tensor]]:
-        lesson = self.setup.lesson
-        with torch_threads(1 if lesson is None else lesson.threads):
-            return Search(self.setup, self._levels.limits, self.settings).run(None if lesson is None else lesson.report)
 
     def _draw(self, rng: np.random.Generator, attempt: int) -> Ints:
         if attempt >= self.patience or not self._found:

@@ -71,7 +71,7 @@ class Search:
         decay, lr = self.settings.arch_decay, self.settings.logits_lr
         self.adam = torch.optim.Adam(list(self.logits.values()), lr, betas=(0.5, 0.999), weight_decay=decay)
 
-    def run(self, report: Callable[[int, int], None] | None = None) -> list[dict[str, Tensor]]:
+    def run(self, report: Callable[[int, int], None] = lambda done, total: None) -> list[dict[str, Tensor]]:
         """Search what is left of all levels; ``report(steps done, steps in all)`` now and then. Returns ``found``."""
         self.restore()
         steps, levels = self.settings.steps, self.setup.levels
@@ -84,8 +84,7 @@ class Search:
                 self._begin()
             if done or self.step % self.settings.every == 0:
                 self.save()
-                if report is not None:
-                    report(len(self.found) * steps + self.step, len(levels) * steps)
+                report(len(self.found) * steps + self.step, len(levels) * steps)
         return self.found
 
     def one_step(self) -> None:
@@ -155,7 +154,7 @@ class Search:
             return None
         facts = [
             self.setup.space.variables, self.setup.levels, self.setup.seed, sorted(self.limits.values.items()),
-            sorted(asdict(self.settings).items()), self.setup.lesson.augment,
+            sorted(asdict(self.settings).items()), self.setup.lesson.recipe.augment,
         ]  # fmt: skip
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
         return self.setup.lesson.folder / f"tas-{digest}.safetensors"

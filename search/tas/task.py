@@ -37,7 +37,7 @@ class Task:
         self.net = SearchNet(teacher, space, {} if fresh else lesson.scores)
         split = lesson.data.train.to(lesson.device)
         self.rows = dict(zip(("weights", "architecture"), halves(split.labels.cpu(), seed), strict=True))
-        self.reader = Reader(split, lesson.augment, derived_seed(seed, "views"), None)
+        self.reader = Reader(split, lesson.recipe.augment, derived_seed(seed, "views"), None)
 
     def loss(self, half: Half, draw: Draw, step: int) -> Tensor:
         """Cross-entropy of the drawn network on the batch of ``step``."""

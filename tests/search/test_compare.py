@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from niwaki.search.compare import Found, compare, found_by, spent_before, summary, to_json
+from niwaki.search.compare import Found, compare, found_by, summary, to_json
 from niwaki.search.compress import load
+from niwaki.search.controller import search
 from niwaki.search.report.compared import figure, write_page
 from niwaki.spaces import InputError
 from tests.search.tiny import tiny
@@ -58,10 +59,11 @@ def test_means_and_spread() -> None:
 
 
 def test_what_is_trained_before_the_trials_counts(tmp_path: Path, found: list[Found], folder: Path) -> None:
-    config = tiny(tmp_path / "a", "search.proposer=supernet", "search.options={images: 100, middles: 3}")
-    assert spent_before(config) == 500
-    assert spent_before(tiny(tmp_path / "a", "search.proposer=tas", "search.options={images: 70}")) == 70
-    assert spent_before(tiny(tmp_path / "a")) == 0
+    config = tiny(tmp_path / "supernet-0", "search.proposer=supernet", "search.options={images: 100, middles: 3}")
+    one = found_by(search(config), "supernet", 0)
+    trials = [o for o in load(tmp_path / "supernet-0").outcomes() if o.job.kind in ("search", "final")]
+    assert one.images == 500 + sum(o.job.images for o in trials)
+    assert one.curve[0][0] == 500 + trials[0].job.images
     assert found_by(load(folder / "tpe-0"), "tpe", 0) == found[1]
 
 

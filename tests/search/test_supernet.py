@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,27 @@ from torch import Tensor, nn
 
 from niwaki.distill import Data, DataSpec, Recipe, accuracy, build, fit, load, main_logits, recalibrate
 from niwaki.distill.losses.hinton import softened_divergence
-from niwaki.search.context import RunFolder
 from niwaki.search.controller import resume, search
-from niwaki.search.supernet import Sandwich, SupernetPlan, SupernetRun, supernet_weights, train_supernet
+from niwaki.search.files import write_tensors_atomic
+from niwaki.search.proposers._setup import Lesson, Report
+from niwaki.search.supernet import FILE, Sandwich, SupernetPlan, learn_supernet, supernet_weights
 from niwaki.spaces import Elastic, Space, carve, derive
 from tests.search.tiny import tiny
 
 RECIPE = Recipe(images=600, batch_size=50, lr=0.05, augment="none", loss="cross_entropy", precision="fp32",
                 layout="contiguous")  # fmt: skip
 PLAN = SupernetPlan(images=2_000, middles=1, seed=3)
+
+
+def first_units(space: Space) -> dict[str, Tensor]:
+    """Scores by which the first units of every group are its best."""
+    return {g.name: -torch.arange(float(g.units)) for g in space.groups}
+
+
+def lesson(
+    teacher: nn.Module, space: Space, data: Data, folder: Path, report: Report = lambda done, total: None
+) -> Lesson:
+    return Lesson(teacher, data, first_units(space), folder, torch.device("cpu"), recipe=RECIPE, report=report)
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +84,20 @@ def test_the_largest_learns_from_the_task_alone(teacher: nn.Module, space: Space
 def test_a_stopped_training_goes_on_to_the_same_end(
     teacher: nn.Module, space: Space, data: Data, tmp_path: Path
 ) -> None:
-    def trained(file: Path, stop_at: int | None = None) -> None:
+    def trained(folder: Path, stop_at: int | None = None) -> None:
         def report(done: int, total: int) -> None:
             assert total == PLAN.images
             if stop_at is not None and done >= stop_at:
                 raise KeyboardInterrupt
 
-        train_supernet(Elastic(teacher, space), data, RECIPE, PLAN, SupernetRun(None, file, report))
+        learn_supernet(lesson(teacher, space, data, folder, report), space, PLAN)
 
-    trained(tmp_path / "whole.safetensors")
+    trained(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "stopped.safetensors", 1_100)
-    assert supernet_weights(tmp_path / "stopped.safetensors") is None, "half a training is no supernet"
-    trained(tmp_path / "stopped.safetensors")
-    whole, again = (supernet_weights(tmp_path / f"{n}.safetensors") for n in ("whole", "stopped"))
+        trained(tmp_path / "stopped", 1_100)
+    assert supernet_weights(tmp_path / "stopped") is None, "half a training is no supernet"
+    trained(tmp_path / "stopped")
+    whole, again = (supernet_weights(tmp_path / name) for name in ("whole", "stopped"))
     assert whole is not None
     assert again is not None
     assert whole.keys() == teacher.state_dict().keys()
@@ -96,10 +109,9 @@ def test_small_students_inherit_what_they_need(
     teacher: nn.Module, space: Space, data: Data, tmp_path: Path
 ) -> None:
     """The same smallest candidate, its BatchNorm recalibrated: carved from the supernet, and from the teacher."""
-    elastic = Elastic(teacher, space)
-    train_supernet(elastic, data, RECIPE, replace(PLAN, images=6_000), SupernetRun(None, tmp_path / "s.safetensors"))
-    heir = build("small_cnn", 10, {})
-    heir.load_state_dict(elastic.state_dict())
+    learn_supernet(lesson(teacher, space, data, tmp_path), space, replace(PLAN, images=6_000))
+    heir, elastic = build("small_cnn", 10, {}), Elastic(teacher, space, first_units(space))
+    heir.load_state_dict(supernet_weights(tmp_path) or {})
     judged = []
     for source in (heir.eval(), teacher):
         student = carve(source, space, space.smallest(), elastic.kept(space.smallest()))
@@ -109,23 +121,31 @@ def test_small_students_inherit_what_they_need(
     assert accuracy(heir, data, "validation") > 0.85
 
 
-def test_a_run_ranks_inherited_weights_and_goes_on_after_a_stop(tmp_path: Path) -> None:
+def test_a_run_ranks_inherited_weights_and_goes_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny(tmp_path / "a", "search.proposer=supernet", "search.options={images: 2000, middles: 1}",
                   "train.rungs=[0]", "search.trials=6")  # fmt: skip
+    written: list[int] = []
 
-    class Stopped(Exception): ...
+    def stop_in_the_middle(path: Path, tensors: Mapping[str, Tensor]) -> None:
+        if path.name == FILE:
+            written.append(int(tensors["niwaki.parts"]))
+            if written[-1] == 6 and written.count(6) == 1:
+                raise KeyboardInterrupt
+        write_tensors_atomic(path, tensors)
 
-    def stop(event: object) -> None:
-        if getattr(event, "phase", "") == "supernet" and getattr(event, "done", 0) > 1_000:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        search(config, stop)
+    monkeypatch.setattr("niwaki.search.supernet.write_tensors_atomic", stop_in_the_middle)
+    with pytest.raises(KeyboardInterrupt):
+        search(config)
     result = resume(tmp_path / "a")
-    first = [o for o in result.outcomes() if o.job.kind == "search"]
+    assert written == [1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10], "one part was done twice"
+    learned, *first = [o for o in result.outcomes() if o.job.kind in ("learn", "search")]
+    assert (learned.job.kind, learned.images, dict(learned.metrics)) == ("learn", 6_000, {})
+    assert "2000/2000" in (result.folder.store.trial(learned.key) / "log.txt").read_text()
     assert len(first) == 6
     assert all(o.complete and o.images == 0 for o in first)
-    weights = supernet_weights(RunFolder(tmp_path / "a").supernet)
+    weights = supernet_weights(tmp_path / "a")
     assert weights is not None
     assert weights.keys() == result.models.teacher.state_dict().keys()
     assert result.front
@@ -135,3 +155,4 @@ def test_a_run_ranks_inherited_weights_and_goes_on_after_a_stop(tmp_path: Path) 
 def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: str) -> None:
     with pytest.raises(ValueError, match=r"search.options: supernet"):
         search(tiny(tmp_path / "a", "search.proposer=supernet", f"search.options={options}"))
+    assert not (tmp_path / "a").exists()

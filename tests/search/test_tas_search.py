@@ -49,7 +49,7 @@ def taught() -> tuple[nn.Module, Data, Space]:
 def prepared(folder: Path, levels: tuple[float, ...] = LEVELS, seed: int = 0) -> ProposerSetup:
     """Levels are shares of the teacher's own MACs."""
     model, data, space = taught()
-    lesson = Lesson(model, data, {}, folder, torch.device("cpu"))
+    lesson = Lesson(model, data, {}, folder, torch.device("cpu"), recipe=Recipe(augment="none"))
     limits = Limits({"macs": float(space.cost(space.largest()).macs)}, {})
     return ProposerSetup(space, Costing(space), limits, levels, seed, lesson=lesson)
 
@@ -196,5 +196,7 @@ def test_a_whole_run_with_this_proposer(tmp_path: Path) -> None:
     options = ("search.proposer=tas", "search.options.images=256", "search.options.batch_size=8")
     result = search(tiny(tmp_path / "run", *options))
     assert len(result.front) >= 1
+    (learned,) = [o for o in result.outcomes() if o.job.kind == "learn"]
+    assert learned.images == 256
     (summary,) = (tmp_path / "run").glob("tas-*.json")
     assert [row["level"] for row in json.loads(summary.read_text())["levels"]] == [1.0, 0.5]

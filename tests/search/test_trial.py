@@ -147,7 +147,9 @@ def test_a_context_says_what_is_missing(context: Context, tmp_path: Path) -> Non
 
 def test_an_untrained_candidate_is_judged_and_refitting_helps_it(context: Context) -> None:
     plain = run_trial(a_job(context, 0.75, images=0, seed=8), context)
-    refit = run_trial(a_job(context, 0.75, images=0, seed=9), replace(context, refit=256))
+    criterion = context.config.criterion.model_copy(update={"refit": 256})
+    refitting = replace(context, config=context.config.model_copy(update={"criterion": criterion}))
+    refit = run_trial(a_job(context, 0.75, images=0, seed=9), refitting)
     assert plain.complete, plain.error
     assert refit.complete, refit.error
     assert plain.images == refit.images == 0

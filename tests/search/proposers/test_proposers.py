@@ -1,7 +1,6 @@
 """What every proposer must keep to; the registry says which there are, so a new one is covered by being a file.
 
-A proposer that cannot work from a :class:`ProposerSetup` alone says what else it needs in a class attribute ``needs``
-(``("teacher",)``): it is skipped here, with that as the reason.
+Without a lesson a proposer that trains (:class:`Learner`) has nothing to learn from and works on costs and outcomes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import pytest
 
 from niwaki.search.budget import Budget, Costing, Limits
 from niwaki.search.outcome import Job, Outcome, Proposal
-from niwaki.search.proposers._setup import ProposerSetup
+from niwaki.search.proposers._setup import Learner, ProposerSetup
 from niwaki.spaces import registry
 from niwaki.spaces.types import Candidate
 from tests.search.fake_space import FakeLatency, FakeSpace, accuracy
@@ -55,14 +54,21 @@ def play(proposer: Any, count: int, fail_every: int = 0) -> list[tuple[Proposal,
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    if needs := getattr(registry.load(PACKAGE, request.param), "needs", ()):
-        pytest.skip(f"{request.param} needs {', '.join(needs)}")
     return str(request.param)
 
 
-def test_the_three_of_the_issue_are_there() -> None:
-    assert {"random", "nsga2", "tpe"} <= set(NAMES)
-    assert not any(getattr(registry.load(PACKAGE, name), "needs", ()) for name in ("random", "nsga2", "tpe"))
+def test_those_of_the_issues_are_there() -> None:
+    assert {"random", "nsga2", "tpe", "tas", "supernet"} <= set(NAMES)
+    assert [name for name in NAMES if isinstance(build(name), Learner)] == ["supernet", "tas"]
+
+
+def test_what_learns_says_what_it_spends_and_learns_nothing_from_nothing(name: str) -> None:
+    proposer = build(name)
+    if isinstance(proposer, Learner):
+        assert proposer.lessons > 0
+        assert not proposer.reusable
+        proposer.learn()
+        assert proposer.ask() == build(name).ask()
 
 
 def test_proposals_are_members_within_their_level_canonical_and_new(name: str) -> None:
