@@ -11,18 +11,15 @@ finished models are then measured beside the teacher in the same rounds. Test ac
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _bench import OUT, report
+from _bench import report
+from _runs import data_folder, searched
 
 from niwaki.search.bench import TEACHER, Bench
-from niwaki.search.compress import load, resume
-from niwaki.search.config import load_config
-from niwaki.search.controller import search
 from niwaki.search.pareto import hypervolume
 from niwaki.search.result import Result
 from niwaki.search.targets import MeasurePlan, parse
@@ -36,12 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
-    if "NIWAKI_DATA" not in os.environ:
-        print("latency_budget: skipped; set NIWAKI_DATA to a folder with cifar10.npz and resnet20.safetensors")
+    if (folder := data_folder("latency_budget")) is None:
         return
     rows, volumes = [], dict[str, list[float]]()
     for seed in range(options.seeds):
-        results = {budget: searched(Path(os.environ["NIWAKI_DATA"]), budget, seed) for budget in ("latency", "macs")}
+        results = {budget: run(folder, budget, seed) for budget in ("latency", "macs")}
         found = judged(results)
         rows += found
         for budget in results:
@@ -55,22 +51,15 @@ def main() -> None:
     report("latency_budget", "ResNet-20 on CIFAR-10, judged by milliseconds on " + TARGET, rows, "\n".join(lines))
 
 
-def searched(folder: Path, budget: str, seed: int) -> Result:
-    """A run under runs/bench: read where it is finished, resumed where it is not, begun where there is none."""
-    run = OUT / f"latency_budget-{budget}-{seed}"
-    if (run / "front.json").is_file():
-        return load(run)
-    if (run / "config.yaml").is_file():
-        return resume(run)
-    weights = next(p for s in ("safetensors", "pt", "th") for p in folder.glob(f"resnet20*.{s}"))
+def run(folder: Path, budget: str, seed: int) -> Result:
+    """A search under four levels of one kind of budget."""
     overrides = [
-        "data.source=npz", f"data.path={folder / 'cifar10.npz'}", f"teacher.weights={weights}", f"run.folder={run}",
         "budget.macs=null", f"budget.{budget}=60%", f"latency.target={TARGET}", "space.depth=true", "space.step=auto",
         "search.trials=48", "search.levels=[1.0, 0.75, 0.5, 0.25]", "search.keep=0.2", "search.members=4",
         "search.repeats=1", "train.rungs=[4000, 12000]", "train.final_images=45000", f"run.seed={seed}",
         "export.formats=[]",
     ]  # fmt: skip
-    return search(load_config("cifar10_resnet20", overrides))
+    return searched(folder, f"latency_budget-{budget}-{seed}", overrides)
 
 
 def judged(results: dict[str, Result]) -> list[dict[str, Any]]:

@@ -39,7 +39,8 @@ class Elastic(nn.Module):
     holds for every group: no permutation has to be a symmetry of the network (GroupNorm, heads, shuffles).
 
     Running statistics: in train mode a candidate updates its part of the shared ones, which so become a mixture of
-    candidates. :meth:`recalibrate` gives the present candidate its own, until the next :meth:`switch`.
+    candidates, unless :attr:`tracks` is False. :meth:`recalibrate` gives the present candidate its own, until the next
+    :meth:`switch`.
     As in all generated source, ``train()`` and ``eval()`` switch the network as a whole.
 
     Args:
@@ -80,6 +81,8 @@ class Elastic(nn.Module):
         self._codes: dict[tuple[frozenset[str], Kind], Code] = {}
         self._units = {g.name: g.units for g in space.groups}
         self._depths: set[frozenset[str]] = set()
+        self.tracks = True
+        """Whether train mode updates buffers (running statistics)."""
         self.switch(space.largest())
 
     @property
@@ -112,7 +115,7 @@ class Elastic(nn.Module):
             tensors |= {f"t{i}": self._statistics[key] for i, key in enumerate(code.keys) if key in self._statistics}
         flat = code.run(SimpleNamespace(s=table.sizes, **tensors), *inputs)
         with torch.no_grad():
-            for i in code.written:
+            for i in code.written if self.tracks else ():
                 put_back(self._shared(code.keys[i]), tensors[f"t{i}"], table.cuts[i])
         return pytree.tree_unflatten(list(flat), code.out_spec)
 

@@ -23,13 +23,13 @@ class Supernet:
         images: training images of the supernet; its largest, smallest and ``middles`` random candidates see each.
         middles: random candidates a step.
         temperature: of the distillation from the largest candidate to the others.
-        lr: peak learning rate of the supernet; None: that of the run's trainings.
+        lr: peak learning rate of the supernet; None: a quarter of that of the run's trainings.
         population: as for ``nsga2``.
     """
 
     setup: ProposerSetup
     images: int = 90_000
-    middles: int = 2
+    middles: int = 1
     temperature: float = 4.0
     lr: float | None = None
     population: int = 16

@@ -81,6 +81,18 @@ def test_the_largest_learns_from_the_task_alone(teacher: nn.Module, space: Space
     assert {"head.weight", "head.bias"} <= touched
 
 
+def test_running_statistics_are_those_of_the_largest(teacher: nn.Module, space: Space, data: Data) -> None:
+    """Students are refit towards the largest in eval mode: a mixture of candidates would make it a broken model."""
+    elastic, alone = Elastic(teacher, space).train(), Elastic(teacher, space).train()
+    images = images_of(data, 16)
+    Sandwich(elastic, space, PLAN)(images, main_logits(elastic(images)))
+    alone(images)
+    buffers = dict(elastic.named_buffers())
+    assert any(not torch.equal(b, teacher.get_buffer(name)) for name, b in buffers.items())
+    for name, buffer in alone.named_buffers():
+        torch.testing.assert_close(buffers[name], buffer)
+
+
 def test_a_stopped_training_goes_on_to_the_same_end(
     teacher: nn.Module, space: Space, data: Data, tmp_path: Path
 ) -> None:
