@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from niwaki.distill.answers import Answers
 from niwaki.distill.augment import derived_seed
+from niwaki.distill.checkpoint import Checkpoint, optimizer_state, random_state, restore_optimizer, restore_random
 from niwaki.distill.data import Data
 from niwaki.distill.ema import Average
 from niwaki.distill.evaluate import device_of, main_logits
@@ -50,6 +53,9 @@ class FitRun:
         schedule: images of the whole schedule of the learning rate, where this training is a part of it that begins at
             ``first_image``; 0: it is the whole.
         also: more loss, from (normalised images, logits), both with a batch in front.
+        checkpoint: where the state of the training is kept while it runs. One that is begun again with the same
+            arguments and a state of its own goes on from there, and ends with the same weights; what ``also`` draws at
+            random is not part of it.
     """
 
     answers: Answers | None = None
@@ -60,6 +66,7 @@ class FitRun:
     first_image: int = 0
     schedule: int = 0
     also: Callable[[Tensor, Tensor], Tensor] | None = None
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,8 @@ class _Loop:
         self.numerics.arrange(self.student)
         optimizer = recipe.build_optimizer(self.student)
         average = Average(self.student, recipe.ema) if recipe.ema > 0 else None
-        for step, batch in enumerate(self.reader.batches(self.plan)):
+        done = self.restore(optimizer, average)
+        for step, batch in enumerate(self.reader.batches(islice(self.plan, done, None)), start=done):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr_at(ahead + step, whole)
             loss = self.loss(batch)
@@ -149,6 +157,7 @@ class _Loop:
             self.seen += len(batch.labels)
             if len(self.pending) == _LOOK or step == steps - 1:
                 self.look(recipe.lr_at(ahead + step, whole))
+                self.keep(optimizer, average)
         if average is not None:
             average.copy_to(self.student)
         self.check_weights()
@@ -184,6 +193,38 @@ class _Loop:
         if self.run.report is not None:
             mean = sum(values) / len(values)
             self.run.report(FitProgress(self.seen, self.plan.images, mean, lr, time.perf_counter() - self.start))
+
+    def keep(self, optimizer: torch.optim.Optimizer, average: Average | None) -> None:
+        """Write the state down, where it is time to; only between looks, so that no loss is pending."""
+        checkpoint = self.run.checkpoint
+        if checkpoint is None or not checkpoint.due:
+            return
+        state = {f"model/{k}": v for k, v in self.student.state_dict().items()}
+        if average is not None:
+            state |= {f"average/{k}": v for k, v in average.values.items()}
+        state |= optimizer_state("optimizer", optimizer) | random_state(self.device)
+        losses = torch.tensor(self.losses, dtype=torch.float64)
+        checkpoint.write({**state, "losses": losses, "seen": torch.tensor(self.seen), "identity": self.identity})
+
+    def restore(self, optimizer: torch.optim.Optimizer, average: Average | None) -> int:
+        """Go on from the state that is kept, where there is one of this training; the steps it has behind it."""
+        state = self.run.checkpoint.read() if self.run.checkpoint is not None else None
+        if state is None or not torch.equal(state["identity"], self.identity):
+            return 0
+        self.student.load_state_dict({k.removeprefix("model/"): v for k, v in state.items() if k.startswith("model/")})
+        self.losses, self.seen = state["losses"].tolist(), int(state["seen"])
+        if average is not None:
+            average.steps = len(self.losses)
+            average.values = {k: state[f"average/{k}"].to(v.device) for k, v in average.values.items()}
+        restore_optimizer("optimizer", optimizer, state)
+        restore_random(self.device, state)
+        return len(self.losses)
+
+    @property
+    def identity(self) -> Tensor:
+        """What would make this another training, as a number."""
+        facts = (self.recipe, self.run.seed, self.run.first_image, self.run.schedule, len(self.data.train))
+        return torch.tensor(int.from_bytes(hashlib.sha256(repr(facts).encode()).digest()[:7], "big"))
 
     def check_weights(self) -> None:
         for name, tensor in self.student.state_dict().items():

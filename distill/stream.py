@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -96,8 +96,8 @@ class Reader:
             parts.append((images, labels, torch.full_like(indices, number), indices))
         return Batch(*(torch.cat(column) if len(parts) > 1 else column[0] for column in zip(*parts, strict=True)))
 
-    def batches(self, plan: Plan) -> Iterator[Batch]:
-        """All batches, in order; where reading is slow, the next two are read by another thread meanwhile."""
+    def batches(self, plan: Iterable[list[tuple[int, Tensor]]]) -> Iterator[Batch]:
+        """The batches of a plan or of a part of it, in order; slow ones are read by another thread, two ahead."""
         if not self.split.lazy:
             yield from map(self.read, plan)
             return

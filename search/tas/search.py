@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from niwaki.distill.augment import derived_seed
+from niwaki.distill.checkpoint import optimizer_state, restore_optimizer
 from niwaki.search.costing import Ints, Limits
 from niwaki.search.files import read_tensors, write_json_atomic, write_tensors_atomic
 from niwaki.search.proposers._setup import ProposerSetup
@@ -167,7 +168,7 @@ class Search:
         tensors |= {f"logits/{k}": v for k, v in self.logits.items()}
         tensors |= {f"settled/{k}": v for k, v in self.settled.items()}
         tensors |= {f"found/{i}/{k}": v for i, logits in enumerate(self.found) for k, v in logits.items()}
-        tensors |= _moments("sgd", self.trained) | _moments("adam", self.adam)
+        tensors |= optimizer_state("sgd", self.trained) | optimizer_state("adam", self.adam)
         write_tensors_atomic(self.path, tensors | {"at": torch.tensor([len(self.found), self.step])})
         write_json_atomic(self.path.with_suffix(".json"), self.summary())
 
@@ -202,26 +203,9 @@ class Search:
             for name, value in self.logits.items():
                 value.copy_(tensors[f"logits/{name}"])
         self.settled = {k.removeprefix("settled/"): v for k, v in tensors.items() if k.startswith("settled/")}
-        _restore("sgd", self.trained, tensors)
-        _restore("adam", self.adam, tensors)
+        restore_optimizer("sgd", self.trained, tensors)
+        restore_optimizer("adam", self.adam, tensors)
 
 
 def _copied(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in logits.items()}
-
-
-def _moments(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimizer remembers of each parameter, by the parameter's number."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    states = [(i, optimizer.state[p]) for i, p in enumerate(parameters) if p in optimizer.state]
-    return {f"{prefix}/{i}/{k}": v for i, state in states for k, v in state.items() if isinstance(v, Tensor)}
-
-
-def _restore(prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for key, value in tensors.items():
-        owner, _, rest = key.partition("/")
-        if owner == prefix:
-            number, _, name = rest.partition("/")
-            parameter = parameters[int(number)]
-            optimizer.state[parameter][name] = value if name == "step" else value.to(parameter.device)
