@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from functools import singledispatchmethod
 from types import TracebackType
 
@@ -14,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from niwaki.search import events
-from niwaki.search.outcome import Outcome
+from niwaki.search.outcome import Job, Outcome
 from niwaki.search.report import text
+from niwaki.search.status import reason
 
 _SHOWN = 10
+_SHARES = 2  # of running trials that fit a line
 _TITLES = {
     "data": "data", "space": "space", "latency": "latency model", "teacher": "teacher", "answers": "teacher's answers",
     "sensitivity": "sensitivity", "learn": "learning", "search": "search", "measure": "measuring",
@@ -54,7 +57,7 @@ class Watcher:
         self.console = console
         self.folder = ""
         self.finished = 0
-        self._running = 0
+        self._running: dict[str, str] = {}
         self._recent: deque[tuple[str, ...]] = deque(maxlen=_SHOWN)
         self._start = time.monotonic()
         self._phase = ""
@@ -124,12 +127,17 @@ class Watcher:
 
     @_handle.register
     def _(self, event: events.TrialStarted) -> None:
-        self._running += 1
+        self._running[event.job.key] = ""
+
+    @_handle.register
+    def _(self, event: events.TrialProgress) -> None:
+        if event.job.key in self._running and event.total:
+            self._running[event.job.key] = f"{what(event.job)} {event.done / event.total:.0%}"
 
     @_handle.register
     def _(self, event: events.TrialFinished) -> None:
         self.finished += 1
-        self._running = max(0, self._running - 1)
+        self._running.pop(event.outcome.key, None)
         self._progress.update(self._task, total=event.total, completed=event.done)
         self._recent.append(row(event.outcome))
         if self._live is None:
@@ -160,31 +168,36 @@ class Watcher:
                 table.add_row(*cells, style="red" if cells[2] == "failed" else "")
             parts.append(table)
         if self._running:
-            parts.append(Text(f" {self._running} running", style="dim"))
+            parts.append(Text(running(list(self._running.values())), style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts, self._progress)
+
+
+def what(job: Job) -> str:
+    """A trial in a few words."""
+    return f"{job.kind} {job.candidate.key[:6]}" + (f" rung {job.rung + 1}" if job.kind == "search" else "")
+
+
+def running(shares: Sequence[str]) -> str:
+    """How many trials run, and how far the first of them are, where they have said so."""
+    known = [share for share in shares if share]
+    shown = f": {', '.join(known[:_SHARES])}" if known else ""
+    return f" {len(shares)} running{shown}"
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:
     """Cells of one trial: what, images, accuracy, MACs, size, latency, seconds."""
     job, cost = outcome.job, outcome.cost
-    what = f"{job.kind} {job.candidate.key[:6]}" + (f" rung {job.rung + 1}" if job.kind == "search" else "")
     accuracy = text.percent(outcome.metrics.get("accuracy")) if outcome.complete else "failed"
     return (
-        what, text.count(outcome.images), accuracy, text.count(cost.macs), text.size(cost.bytes),
+        what(job), text.count(outcome.images), accuracy, text.count(cost.macs), text.size(cost.bytes),
         text.ms(cost.latency_ms), text.seconds(outcome.seconds),
     )
 
 
 def line(outcome: Outcome) -> str:
     """One trial as one line of text."""
-    what, images, accuracy, macs, size, latency, seconds = row(outcome)
+    name, images, accuracy, macs, size, latency, seconds = row(outcome)
     if not outcome.complete:
-        return f"{what} failed: {reason(outcome)}"
+        return f"{name} failed: {reason(outcome)}"
     timed = "" if outcome.cost.latency_ms is None else f", {latency}"
-    return f"{what}: {accuracy} after {images} images; {macs} MACs, {size}{timed} ({seconds})"
-
-
-def reason(outcome: Outcome) -> str:
-    """The last line of a failure, which in a traceback is the error itself."""
-    lines = (outcome.error or "").strip().splitlines()
-    return lines[-1] if lines else "no reason given"
+    return f"{name}: {accuracy} after {images} images; {macs} MACs, {size}{timed} ({seconds})"

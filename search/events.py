@@ -72,6 +72,15 @@ class TrialStarted:
 
 
 @dataclass(frozen=True)
+class TrialProgress:
+    """A job that runs has seen ``done`` of its ``total`` training images."""
+
+    job: Job
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class TrialFinished:
     """A job ended, complete or failed; ``done`` of ``total`` in ``phase``."""
 
@@ -99,7 +108,7 @@ class RunFinished:
 
 Event = (
     RunStarted | PhaseStarted | PhaseProgress | PhaseFinished | BudgetsResolved
-    | TrialStarted | TrialFinished | Notice | RunFinished
+    | TrialStarted | TrialProgress | TrialFinished | Notice | RunFinished
 )
 Listener = Callable[[Event], None]
 

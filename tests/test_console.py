@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from niwaki.console import Watcher, reason
+from niwaki.console import Watcher, running
 from niwaki.search import events
 from niwaki.search.outcome import Job, Outcome
+from niwaki.search.status import reason
 from niwaki.spaces import Candidate, Cost
 
 
@@ -88,3 +89,36 @@ def test_failures_are_told_on_a_terminal_too():
 @pytest.mark.parametrize(("error", "expected"), [("a\nb\n", "b"), ("only", "only")])
 def test_the_reason_is_the_last_line(error, expected):
     assert reason(_outcome(1, error)) == expected
+
+
+def test_the_picture_shows_how_far_running_trials_are_and_only_those():
+    out = Console(file=io.StringIO(), width=80, force_terminal=True)
+    one, two, three = (_outcome(n) for n in (1, 2, 3))
+    with Watcher(out) as watcher:
+        for event in (
+            events.PhaseStarted("search", 3, "search, rung 1"),
+            events.TrialStarted(one.job), events.TrialStarted(two.job),
+            events.TrialProgress(one.job, 1000, 4000), events.TrialProgress(three.job, 9, 10),
+            events.TrialFinished("search", three, 1, 3),  # one that an earlier session had finished
+        ):
+            watcher(event)
+        picture = Console(file=io.StringIO(), width=80, highlight=False)
+        picture.print(watcher._view())
+        assert f" 2 running: search {one.job.candidate.key[:6]} rung 1 25%\n" in picture.file.getvalue()
+        watcher(events.TrialFinished("search", one, 2, 3))
+        picture.print(watcher._view())
+        assert " 1 running\n" in picture.file.getvalue()
+
+
+def test_the_line_of_running_trials_fits_80_columns():
+    shares = [f"uniform {n:06d} 100%" for n in range(50)]
+    assert len(running(shares)) <= 80
+    assert running(["", "", ""]) == " 3 running"
+
+
+def test_a_log_gets_no_line_for_every_step_of_a_trial():
+    out = io.StringIO()
+    with Watcher(Console(file=out, width=80)) as watcher:
+        watcher(events.TrialStarted(_outcome(1).job))
+        watcher(events.TrialProgress(_outcome(1).job, 1000, 4000))
+    assert out.getvalue() == ""
