@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from niwaki.search.costing import Floats, Ints
 
-_BLOCK = 512  # rows compared at once: bounds the memory at BLOCK x N x M
+_BLOCK = 512  # rows compared at once: bounds the memory at BLOCK x front x M
 
 
 def non_dominated(points: Any) -> NDArray[np.bool_]:
@@ -26,13 +26,16 @@ def non_dominated(points: Any) -> NDArray[np.bool_]:
         [True, True, False, True, False]
     """
     table = _table(points)
-    valid = np.flatnonzero(~np.isnan(table).any(axis=1))
+    valid = ~np.isnan(table).any(axis=1)
+    rows, place = np.unique(table[valid], axis=0, return_inverse=True)
+    keep = np.zeros(len(rows), dtype=bool)
+    # In lexicographic order nothing is dominated by what comes later: each block meets the front so far and itself.
+    for start in range(0, len(rows), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(rows)))
+        block = block[_below(rows[keep], rows[block]) == 0]
+        keep[block[_below(rows[block], rows[block]) == 1]] = True
     front = np.zeros(len(table), dtype=bool)
-    for start in range(0, len(valid), _BLOCK):
-        rows = valid[start : start + _BLOCK]
-        below = (table[valid][None] <= table[rows][:, None]).all(axis=2)
-        less = (table[valid][None] < table[rows][:, None]).any(axis=2)
-        front[rows] = ~np.any(below & less, axis=1)
+    front[valid] = keep[place.reshape(-1)]
     return front
 
 
@@ -46,16 +49,16 @@ def ranks(points: Any) -> Ints:
         [0, 0, 1, 2]
     """
     table = _table(points)
-    result = np.zeros(len(table), dtype=np.int64)
-    broken = np.any(np.isnan(table), axis=1)
-    left = np.flatnonzero(~broken)
-    rank = 0
-    while len(left):
-        front = non_dominated(table[left])
-        result[left[front]] = rank
-        left = left[~front]
-        rank += 1
-    result[broken] = rank
+    broken = np.isnan(table).any(axis=1)
+    rows, place = np.unique(table[~broken], axis=0, return_inverse=True)
+    found = np.zeros(len(rows), dtype=np.int64)
+    # Equal rows are one now, and in lexicographic order whatever dominates a row stands before it: a rank is one more
+    # than the largest of those. One pass, however many fronts there are; ranking by one figure alone makes N of them.
+    for i in range(1, len(rows)):
+        above = np.logical_and.reduce([column[:i] <= column[i] for column in rows.T[1:]], axis=0)
+        found[i] = (found[:i] + 1)[above].max(initial=0) if rows.shape[1] > 1 else i
+    result = np.full(len(table), found.max(initial=-1) + 1, dtype=np.int64)
+    result[~broken] = found[place.reshape(-1)]
     return result
 
 
@@ -78,6 +81,11 @@ def hypervolume(points: Any, reference: Any) -> float:
         raise ValueError(f"hypervolume: expected a finite reference of {table.shape[1]} figures, got {reference!r}")
     inside = table[(table < corner).all(axis=1)]
     return _volume(inside, corner)
+
+
+def _below(some: Floats, rows: Floats) -> Ints:
+    """``(N,)``: how many of ``some`` are at most as large as each of the ``rows`` everywhere."""
+    return (some[None] <= rows[:, None]).all(axis=2).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def _volume(points: Floats, corner: Floats) -> float:

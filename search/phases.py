@@ -12,7 +12,7 @@ from niwaki.search.checks import Proposer, proposer_class
 from niwaki.search.events import Listener
 from niwaki.search.finalists import Finalist, Measured, ranking
 from niwaki.search.outcome import Job, Kind, Outcome
-from niwaki.search.promotion import Ladder, promote
+from niwaki.search.promotion import Ladder, certain, promote
 from niwaki.search.proposers._setup import Learner, Lesson, ProposerSetup
 from niwaki.search.proposers.random import Random
 from niwaki.search.schedule import Schedule, Stage
@@ -61,11 +61,13 @@ class Phases:
             if failed := [o for o in schedule.of("learn") if not o.complete]:
                 raise RunError(f"{config.search.proposer} could not learn: {failed[-1].error}")
         total = config.search.trials + len(self.known)
-        yield Stage("search", "search, rung 1", total, self._first_rung(schedule, proposer))
         ladder = self.ladder
+        first = self._first_rung(schedule, proposer)
+        yield Stage("search", "search, rung 1", total, first, _ahead(schedule, 0, ladder))
         for rung in range(1, ladder.rungs):
             jobs = promote(schedule.of("search"), rung - 1, ladder)
-            yield Stage("search", f"search, rung {rung + 1}", len(jobs), iter(jobs))
+            title = f"search, rung {rung + 1}"
+            yield Stage("search", title, len(jobs), iter(jobs), _ahead(schedule, rung, ladder))
         self.finalists = self._choose(schedule)
         jobs = [job for finalist in self.finalists for job in self._final_jobs(finalist)] + self._baseline_jobs()
         yield Stage("finals", "finals", len(jobs), iter(jobs))
@@ -105,8 +107,7 @@ class Phases:
     def _listen(self, proposer: Proposer, schedule: Schedule, told: int) -> int:
         for outcome in schedule.outcomes[told:]:
             proposer.tell(outcome)
-        ended = schedule.of("search")
-        if len(ended) >= _HOPELESS and not any(o.complete for o in ended):
+        if not schedule.completed("search") and len(ended := schedule.of("search")) >= _HOPELESS:
             raise RunError(f"the first {len(ended)} trials have all failed; the last one:\n{ended[-1].error}")
         return len(schedule.outcomes)
 
@@ -183,3 +184,7 @@ class Phases:
 
     def _full(self, kind: Kind, candidate: Candidate, seed: int, level: float) -> Job:
         return Job(candidate, kind, 0, self.subject.config.train.final_images, seed, level=level)
+
+
+def _ahead(schedule: Schedule, rung: int, ladder: Ladder) -> Callable[[Sequence[Job]], list[Job]]:
+    return lambda running: certain(schedule.of("search"), running, rung, ladder)

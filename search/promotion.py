@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ def promote(outcomes: Sequence[Outcome], rung: int, ladder: Ladder) -> list[Job]
     jobs: list[Job] = []
     for level in sorted({o.job.level for o in here}, reverse=True):
         order = ordered([o for o in here if o.job.level == level], ladder.costs)
-        chosen = order[: max(1, int(len(order) / ladder.eta + 1e-9))]
+        chosen = order[: _quota(len(order), ladder)]
         jobs += [_continued(outcome, ladder.images[rung + 1]) for outcome in chosen]
     return jobs
 
@@ -68,6 +69,30 @@ def ordered(outcomes: Sequence[Outcome], costs: Sequence[str]) -> list[Outcome]:
     points = np.array([[-o.accuracy, *(value_of(o.cost, name) for name in costs)] for o in complete])
     keyed = zip(ranks(points).tolist(), complete, strict=True)
     return [o for _, o in sorted(keyed, key=lambda pair: (pair[0], -pair[1].accuracy, pair[1].key))]
+
+
+def certain(outcomes: Sequence[Outcome], running: Sequence[Job], rung: int, ladder: Ladder) -> list[Job]:
+    """Those jobs of :func:`promote` that will be in it however the jobs still ``running`` at this rung end.
+
+    An outcome is safe if it is within its level's quota when all of them end ahead of it: each that ends behind it
+    leaves one fewer ahead, and each that fails takes at most one place from the quota as well. Equals count as ahead.
+    Where costs count in the ranks, one outcome can push back a whole front: then nothing is certain before the end.
+    """
+    if rung + 1 >= ladder.rungs or ladder.costs:
+        return []
+    here = [o for o in outcomes if o.complete and o.job.kind == "search" and o.job.rung == rung]
+    pending, jobs = Counter(job.level for job in running), list[Job]()
+    for level in sorted({o.job.level for o in here}, reverse=True):
+        order = sorted((o for o in here if o.job.level == level), key=lambda o: -o.accuracy)
+        safe = _quota(len(order) + pending[level], ladder) - pending[level]
+        if safe > 0:
+            bar = order[safe].accuracy if safe < len(order) else -1.0
+            jobs += [_continued(o, ladder.images[rung + 1]) for o in order[:safe] if o.accuracy > bar]
+    return jobs
+
+
+def _quota(count: int, ladder: Ladder) -> int:
+    return max(1, int(count / ladder.eta + 1e-9))
 
 
 def _continued(outcome: Outcome, images: int) -> Job:

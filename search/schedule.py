@@ -1,9 +1,15 @@
-"""Jobs in stages: what a runner asks for and tells, with a barrier between stages and the journal behind both."""
+"""Jobs in stages: what a runner asks for and tells, with a barrier between stages and the journal behind both.
+
+A barrier must not cost what it need not: while the last jobs of a stage run, free workers get jobs of the next stage
+that will come whatever those bring (:func:`niwaki.search.promotion.certain`). They are the jobs that would have come
+anyway, so that a run's front does not hang on which worker was slow.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from niwaki.search.events import Listener, Phase, PhaseFinished, PhaseStarted, TrialFinished, TrialStarted
@@ -21,12 +27,14 @@ class Stage:
         phase, title: what listeners call it.
         total: how many jobs are expected.
         jobs: drawn one at a time, when a worker is free, so that a proposer has heard everything that is known by then.
+        ahead: given the jobs of this stage that still run, jobs that the next one is certain to contain.
     """
 
     phase: Phase
     title: str
     total: int
     jobs: Iterator[Job]
+    ahead: Callable[[Sequence[Job]], Sequence[Job]] = lambda running: ()
 
 
 Stages = Callable[["Schedule"], Iterator[Stage]]
@@ -51,7 +59,11 @@ class Schedule:
         self._known = {o.key: o for o in store.outcomes()}
         self._stages = stages(self)
         self._stage: Stage | None = None
-        self._live: dict[str, Job] = {}
+        self._live: dict[str, Job] = {}  # of this stage, as everything without another word
+        self._early: dict[str, Job] = {}  # of the next stage, running already
+        self._ended_early: set[str] = set()  # of the next stage, told already
+        self._offers: tuple[int, Iterator[Job]] = (-1, iter(()))  # jobs of the next stage, as of so many outcomes
+        self._completed: Counter[str] = Counter()
         self._done = 0
         self._started = 0.0
         self.outcomes: list[Outcome] = []
@@ -67,17 +79,21 @@ class Schedule:
             job = next(self._stage.jobs, None) if self._stage is not None else None
             if job is None:
                 if self._live:
-                    return WAIT
+                    return self._ahead() or WAIT
                 if not self._advance():
                     return None
                 continue
-            known = self._known.get(job.key)
-            if known is not None and known.complete:
+            if job.key in self._early:
+                self._live[job.key] = self._early.pop(job.key)
+            elif job.key in self._ended_early:
+                self._ended_early.remove(job.key)
+                self._done += 1
+            elif (known := self._complete(job)) is not None:
                 self._count(known)
-                continue
-            self._live[job.key] = job
-            self._listener(TrialStarted(job))
-            return job
+            else:
+                self._live[job.key] = job
+                self._listener(TrialStarted(job))
+                return job
 
     def tell(self, outcome: Outcome) -> None:
         """Record an outcome, durably, before anybody else hears of it."""
@@ -85,7 +101,10 @@ class Schedule:
             outcome = outcome.with_cost(self._price(outcome.job))
         self._store.append(outcome)
         self._live.pop(outcome.key, None)
-        self._count(outcome)
+        early = self._early.pop(outcome.key, None)
+        if early is not None:
+            self._ended_early.add(outcome.key)
+        self._count(outcome, early is None)
 
     def recall(self, outcome: Outcome) -> None:
         """Count an outcome of an earlier session that no job of this one asks for again."""
@@ -95,9 +114,31 @@ class Schedule:
         """Outcomes so far of these kinds of job."""
         return [o for o in self.outcomes if o.job.kind in kinds]
 
-    def _count(self, outcome: Outcome) -> None:
+    def completed(self, kind: str) -> int:
+        """How many jobs of a kind have come to a good end; costs nothing, however many there are."""
+        return self._completed[kind]
+
+    def _complete(self, job: Job) -> Outcome | None:
+        known = self._known.get(job.key)
+        return known if known is not None and known.complete else None
+
+    def _ahead(self) -> Job | None:
+        """A job of the next stage for a worker that would have to wait for the end of this one."""
+        assert self._stage is not None
+        if self._offers[0] != len(self.outcomes):
+            self._offers = len(self.outcomes), iter(self._stage.ahead(tuple(self._live.values())))
+        for job in self._offers[1]:
+            if job.key in self._early or job.key in self._ended_early or self._complete(job) is not None:
+                continue
+            self._early[job.key] = job
+            self._listener(TrialStarted(job))
+            return job
+        return None
+
+    def _count(self, outcome: Outcome, of_stage: bool = True) -> None:
         self.outcomes.append(outcome)
-        self._done += 1
+        self._completed[outcome.job.kind] += outcome.complete
+        self._done += of_stage
         if self._stage is not None:
             total = max(self._stage.total, self._done)
             self._listener(TrialFinished(self._stage.phase, outcome, self._done, total))

@@ -6,7 +6,7 @@ Convention: 1 multiply-accumulate = 1 MAC; convolutions, linears and matmuls are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,17 +116,21 @@ class Selection:
     widths: Ints
     alive: Mapping[str, Bools]
     tokens: Mapping[str, Mapping[str, Bools]]
+    _living: dict[tuple[frozenset[str], ...], Bools] = field(default_factory=dict, repr=False)
 
     @property
     def n(self) -> int:
         return int(self.widths.shape[1])
 
     def living(self, users: tuple[frozenset[str], ...]) -> Bools:
-        """Where at least one user has all of its blocks."""
-        if not users or any(not u for u in users):
-            return np.ones(self.n, dtype=np.bool_)
-        living: Bools = np.logical_or.reduce([np.logical_and.reduce([self.alive[b] for b in u]) for u in set(users)])
-        return living
+        """Where at least one user has all of its blocks. Not to be written to: tensors with the same users share it."""
+        if users not in self._living:
+            if not users or any(not u for u in users):
+                found = np.ones(self.n, dtype=np.bool_)
+            else:
+                found = np.logical_or.reduce([np.logical_and.reduce([self.alive[b] for b in u]) for u in set(users)])
+            self._living[users] = found
+        return self._living[users]
 
 
 class CostTable:

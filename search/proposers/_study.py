@@ -11,15 +11,15 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from niwaki.search.budget import value_of
-from niwaki.search.costing import Ints
+from niwaki.search.costing import Ints, SearchSpace
 from niwaki.search.outcome import Outcome, Proposal
 from niwaki.search.proposers._setup import Levels, ProposerSetup
 from niwaki.spaces.types import Candidate
 
 MakeSampler = Callable[[int], BaseSampler]
+Heard = Callable[[FrozenTrial], None]
 
 
 class StudySearch:
@@ -37,22 +37,22 @@ class StudySearch:
         draws: makes the sampler that proposes, from a seed.
         starts: makes the sampler that is in place when a trial is started whose parameters are given. NSGA-II must be,
             since it numbers generations there; where nothing happens, a cheap one saves time.
+        heard: told of every trial of the study that has ended, drawn ones included.
     """
 
     patience = 20
     """Draws in a row without a new candidate after which uniform ones replace the sampler's."""
 
-    def __init__(self, setup: ProposerSetup, draws: MakeSampler, starts: MakeSampler) -> None:
-        self._setup, self._draws, self._starts = setup, draws, starts
+    def __init__(
+        self, setup: ProposerSetup, draws: MakeSampler, starts: MakeSampler, heard: Heard = lambda trial: None
+    ) -> None:
+        self._setup, self._draws, self._starts, self._heard = setup, draws, starts, heard
         self._costs = tuple(setup.limits.values) or ("macs",)
         self._levels = Levels(setup)
         self._sizes = setup.sizes
-        self._distributions: dict[str, BaseDistribution] = {
-            f"{i}:{v.name}": CategoricalDistribution(tuple(range(len(v.choices)))) if v.kind == "sparsity"
-            else IntDistribution(0, len(v.choices) - 1)
-            for i, v in enumerate(setup.space.variables) if len(v.choices) > 1
-        }
+        self._distributions = distributions(setup.space)
         self._running: dict[str, int] = {}
+        self._count = 0
         with _quiet():
             directions = [StudyDirection.MAXIMIZE, *(StudyDirection.MINIMIZE for _ in self._costs)]
             self.study = optuna.create_study(directions=directions, sampler=starts(0))
@@ -70,21 +70,23 @@ class StudySearch:
         candidate = outcome.job.candidate
         with _quiet():
             if candidate.key not in self._running:
-                self._start(candidate, len(self.study.get_trials(deepcopy=False)))
+                self._start(candidate, self._count)
             number = self._running.pop(candidate.key)
             if outcome.complete:
-                cost = self._setup.costing.cost(candidate)  # predicted, as for all others, also where one was measured
-                values = [outcome.accuracy, *(value_of(cost, name) for name in self._costs)]
-                self.study.tell(number, values)
+                row = np.asarray([self._setup.space.encode(candidate)], dtype=np.int64)
+                cost = self._setup.costing(row)  # predicted, as for all others, also where one was measured
+                values = [outcome.accuracy, *(float(cost[name][0]) for name in self._costs)]
+                self._heard(self.study.tell(number, values))
             else:
-                self.study.tell(number, state=TrialState.FAIL)
+                self._heard(self.study.tell(number, state=TrialState.FAIL))
 
     def _draw(self, rng: np.random.Generator, attempt: int) -> Ints:
         if attempt >= self.patience:
             return rng.integers(0, self._sizes)
         self.study.sampler = self._draws(int(rng.integers(2**31)))
         trial = self.study.ask(self._distributions)
-        self.study.tell(trial, state=TrialState.FAIL)
+        self._heard(self.study.tell(trial, state=TrialState.FAIL))
+        self._count += 1
         row = np.zeros(len(self._sizes), dtype=np.int64)
         for name, value in trial.params.items():
             row[int(name.partition(":")[0])] = value
@@ -97,6 +99,16 @@ class StudySearch:
         trial = self.study.ask(self._distributions)
         _ = trial.relative_params  # computed on first use, which is where NSGA-II numbers its generations
         self._running[candidate.key] = trial.number
+        self._count += 1
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The variables of a space as Optuna's, by ``place:name``; those with a single choice are left out."""
+    return {
+        f"{i}:{v.name}": CategoricalDistribution(tuple(range(len(v.choices)))) if v.kind == "sparsity"
+        else IntDistribution(0, len(v.choices) - 1)
+        for i, v in enumerate(space.variables) if len(v.choices) > 1
+    }  # fmt: skip
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from optuna.samplers import BaseSampler, NSGAIISampler
-from optuna.samplers.nsgaii import UniformCrossover
+from optuna.samplers import BaseSampler
 
 from niwaki.search.outcome import Outcome, Proposal
+from niwaki.search.proposers._generations import Generations, GenerationSampler
 from niwaki.search.proposers._setup import ProposerSetup
-from niwaki.search.proposers._study import StudySearch
+from niwaki.search.proposers._study import StudySearch, distributions
 
 
 @dataclass
@@ -26,12 +26,14 @@ class NSGA2:
     setup: ProposerSetup
     population: int = 16
     crossover: float = 0.9
+    _generations: Generations = field(init=False, repr=False)
     _search: StudySearch = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.population < 2:
             raise ValueError(f"population: expected at least 2, got {self.population}")
-        self._search = StudySearch(self.setup, self._sampler, self._sampler)
+        self._generations = Generations(self.population)
+        self._search = StudySearch(self.setup, self._sampler, self._sampler, self._generations.close)
 
     def ask(self) -> Proposal | None:
         """The next proposal, never one that was asked before; None where nothing new is left."""
@@ -42,6 +44,5 @@ class NSGA2:
         self._search.tell(outcome)
 
     def _sampler(self, seed: int) -> BaseSampler:
-        return NSGAIISampler(
-            population_size=self.population, crossover=UniformCrossover(), crossover_prob=self.crossover, seed=seed
-        )
+        space = distributions(self.setup.space)
+        return GenerationSampler(self._generations, self.population, space, self.crossover, seed)

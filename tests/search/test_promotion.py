@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from niwaki.search.outcome import Job, Outcome
-from niwaki.search.promotion import Ladder, ordered, promote
+from niwaki.search.promotion import Ladder, certain, ordered, promote
 from niwaki.spaces.types import Candidate, Cost
 
 LADDER = Ladder(images=(100, 300), eta=3, costs=("macs",))
@@ -55,3 +57,41 @@ def test_asking_again_gives_the_same_keys_in_any_order_of_outcomes() -> None:
 def test_wrong_ladders_are_refused(images: tuple[int, ...], eta: float) -> None:
     with pytest.raises(ValueError, match="expected"):
         Ladder(images, eta)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_what_is_certain_is_promoted_however_the_running_jobs_end(data: st.DataObject) -> None:
+    """Any accuracies (ties included) and any failures; all of them ending ahead leaves exactly what is certain."""
+    ladder = Ladder((10, 10), eta=data.draw(st.sampled_from([1.0, 1.5, 2.0, 3.0, 7.0])), costs=())
+    grid = st.one_of(st.none(), st.sampled_from([0.1, 0.3, 0.5, 0.7]))
+
+    def end(width: int, accuracy: float | None) -> Outcome:
+        job = Job(Candidate({"a": width}), "search", 0, 10, 0, level=(1.0, 0.5)[width % 2])
+        if accuracy is None:
+            return Outcome(job, Cost(1, 1, 1), status="failed", error="boom")
+        return Outcome(job, Cost(1, 1, 1), {"accuracy": accuracy})
+
+    values = data.draw(st.lists(grid, max_size=14))
+    done = [end(i + 1, value) for i, value in enumerate(values)]
+    running = [end(i + 101, None).job for i in range(data.draw(st.integers(0, 6)))]
+    found = {job.key for job in certain(done, running, 0, ladder)}
+    last = [end(job.candidate.widths["a"], data.draw(grid)) for job in running]
+    assert found <= {job.key for job in promote([*done, *last], 0, ladder)}
+    ahead = [end(job.candidate.widths["a"], 0.9) for job in running]
+    safe = {job.key for job in promote([*done, *ahead], 0, ladder)} - {_next(o) for o in ahead}
+    best = [o.accuracy for o in done if o.complete]
+    if len(best) == len(set(best)):  # without ties it gives up nothing
+        assert found == safe
+
+
+def _next(outcome: Outcome) -> str:
+    return outcome.key.replace("search-0", "search-1")
+
+
+def test_nothing_is_certain_where_costs_count_or_no_rung_follows() -> None:
+    done = [Outcome(Job(Candidate({"a": i}), "search", 0, 10, 0), Cost(i, 1, 1), {"accuracy": i / 10})
+            for i in range(1, 9)]  # fmt: skip
+    assert len(certain(done, [], 0, Ladder((10, 10), 2.0, ()))) == 4
+    assert certain(done, [], 0, Ladder((10, 10), 2.0, ("macs",))) == []
+    assert certain(done, [], 0, Ladder((10,), 2.0, ())) == []
