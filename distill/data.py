@@ -97,8 +97,15 @@ def load(spec: DataSpec) -> Data:
         >>> data.classes, len(data.train) + len(data.validation) + len(data.test)
         (10, 1797)
     """
-    source: Source = build(registry.load("niwaki.distill.sources", spec.source), spec.options, "data.options")
-    return assemble(source.read(), spec)
+    found = registry.load("niwaki.distill.sources", spec.source, "data.source")
+    source: Source = build(found, spec.options, "data.options")
+    parts, path = source.read(), str(spec.options.get("path", ""))
+    try:
+        return assemble(parts, spec)
+    except InputError as error:
+        if path in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
 
 
 def from_datasets(train: Any, test: Any, spec: DataSpec | None = None, memory: float = 2.0) -> Data:
@@ -133,7 +140,8 @@ def assemble(parts: Parts, spec: DataSpec) -> Data:
         rest = rest[chosen]
     if not len(held) or not len(rest):
         raise InputError(
-            f"data: {len(labels)} training examples leave {len(rest)} to train and {len(held)} to validate"
+            f"data.validation: {spec.validation!r}: {len(labels)} training examples leave {len(rest)} to train and "
+            f"{len(held)} to validate"
         )
     train = Rows(parts.train, rest)
     mean, std = _moments(train, spec)
@@ -167,6 +175,11 @@ def _classes(train: Tensor, test: Tensor, name: str) -> int:
     for part, labels in (("training", train), ("test", test)):
         if not len(labels):
             raise InputError(f"data ({name}): the {part} split is empty")
+    if int(train.max()) >= len(train):  # no room for an example of each; counting them could need terabytes
+        raise InputError(
+            f"data ({name}): labels must be 0 .. C - 1 with examples of each; found {int(train.max())} among "
+            f"{len(train)} examples"
+        )
     found = torch.bincount(train) if int(train.min()) >= 0 else None
     if found is None or bool((found == 0).any()):
         lacking = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import traceback
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -34,8 +35,8 @@ def resolve_object(spec: str, where: str) -> Callable[..., Any]:
         raise InputError(f"{where}: {spec!r} is not of the form 'package.module:function'")
     try:
         found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{where}: cannot import {module_name!r} of {spec!r}: {error}") from error
+    except Exception as error:  # a module of the user's may raise anything
+        raise InputError(f"{where}: cannot import {module_name!r} of {spec!r}: {told(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [n for n in dir(found) if not n.startswith("_")]
@@ -44,6 +45,18 @@ def resolve_object(spec: str, where: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{where}: {spec!r} is a {type(found).__name__}, not something that can be called")
     return typing.cast(Callable[..., Any], found)
+
+
+def told(error: BaseException) -> str:
+    """An exception in the user's own code: what, and the line that raised it.
+
+    Example:
+        >>> told(KeyError("a"))
+        "KeyError: 'a'"
+    """
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def build(cls: type[T], options: Mapping[str, Any], where: str) -> T:

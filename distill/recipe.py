@@ -93,7 +93,7 @@ class Recipe:
 
     def build_loss(self) -> Loss:
         """The loss this recipe names; InputError for an unknown name or option."""
-        cls = registry.load("niwaki.distill.losses", self.loss)
+        cls = registry.load("niwaki.distill.losses", self.loss, "train.loss")
         made: Loss = build(cls, {"label_smoothing": self.label_smoothing, **self.loss_options}, "train.loss_options")
         return made
 

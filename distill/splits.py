@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from niwaki.distill.objects import told
 from niwaki.spaces.errors import InputError
 
 _CPU = torch.device("cpu")
+_THREADS = 256
 
 
 @runtime_checkable
@@ -172,10 +174,12 @@ def from_dataset(dataset: Any, memory: float, workers: int, where: str) -> Split
         raise InputError(
             f"{where}: a {type(dataset).__name__} is no map-style dataset (it needs __len__ and __getitem__)"
         )
+    if not 1 <= workers <= _THREADS:
+        raise InputError(f"{where}: workers: {workers!r} is not between 1 and {_THREADS}")
     count = len(dataset)
     if count == 0:
         raise InputError(f"{where}: the dataset is empty")
-    item = dataset[0]
+    item = _item(dataset, 0, where)
     if not (isinstance(item, tuple | list) and len(item) == 2):
         raise InputError(f"{where}: items must be (image, label) pairs, item 0 is a {type(item).__name__}")
     first = as_image(item[0], 0)
@@ -184,22 +188,36 @@ def from_dataset(dataset: Any, memory: float, workers: int, where: str) -> Split
     if not fits and known is not None:
         return LazySplit(dataset, as_labels(known, where), workers)
     with ThreadPoolExecutor(workers) as pool:
-        pairs = pool.map(lambda i: _read(dataset, i, keep=fits), range(count))
+        pairs = pool.map(lambda i: _read(dataset, i, where, keep=fits), range(count))
         images, labels = zip(*pairs, strict=True)
     targets = as_labels(labels, where)
     return ArraySplit(stacked(images, range(count)), targets) if fits else LazySplit(dataset, targets, workers)
 
 
-def _read(dataset: Any, index: int, keep: bool) -> tuple[Tensor | None, Any]:
-    image, label = dataset[index]
-    return (as_image(image, index) if keep else None), label
+def _read(dataset: Any, index: int, where: str, keep: bool) -> tuple[Tensor | None, Any]:
+    item = _item(dataset, index, where)
+    if len(item) != 2:
+        raise InputError(f"{where}: items must be (image, label) pairs, item {index} has {len(item)} parts")
+    return (as_image(item[0], index) if keep else None), item[1]
+
+
+def _item(dataset: Any, index: int, where: str) -> Any:
+    try:
+        return dataset[index]
+    except InputError:
+        raise
+    except Exception as error:  # a dataset of the user's may raise anything
+        raise InputError(f"{where}: item {index}: {told(error)}") from error
 
 
 def as_labels(values: Any, where: str) -> Tensor:
     """Labels as (N,) int64; InputError where they are not one integer an example."""
-    array = np.asarray(
-        [int(v) if isinstance(v, Tensor) else v for v in values] if isinstance(values, list | tuple) else values
-    )
+    try:
+        array = np.asarray(
+            [int(v) if isinstance(v, Tensor) else v for v in values] if isinstance(values, list | tuple) else values
+        )
+    except (RuntimeError, ValueError) as error:  # of several elements, or lists of different lengths
+        raise InputError(f"{where}: labels must be one integer an example: {error}") from error
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"{where}: labels must be one integer an example, got {array.dtype} of shape {array.shape}")

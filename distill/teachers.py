@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from niwaki.distill.cifar_resnet import CIFAR_DEPTHS, cifar_resnet
 from niwaki.distill.data import Data
 from niwaki.distill.evaluate import main_logits
-from niwaki.distill.objects import resolve_object
+from niwaki.distill.objects import resolve_object, told
 from niwaki.distill.small_cnn import SmallCNN
+from niwaki.distill.sources._base import expanded
 from niwaki.spaces.errors import InputError, nearest
 
 OWN: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
@@ -80,8 +81,8 @@ def _called(builder: Callable[..., Any], spec: str, options: Mapping[str, Any]) 
         model = builder(**options)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"teacher.options: {spec!r} cannot be built with {dict(options)}: {error}") from error
+    except Exception as error:  # a builder, the user's or torchvision's, may raise anything
+        raise InputError(f"teacher.options: {spec!r} cannot be built with {dict(options)}: {told(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"teacher.name: {spec!r} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -103,7 +104,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         >>> safetensors.torch.save_file(model.state_dict(), path)
         >>> load_weights(build("small_cnn", 10), path)
     """
-    file = Path(path).expanduser()
+    file = expanded(str(path), "teacher.weights")
     if not file.is_file():
         raise InputError(f"teacher.weights: no file {str(file)!r}")
     state = _stripped(_read(file), file)
@@ -166,23 +167,28 @@ def _read(file: Path) -> Any:
             f"teacher.weights: {str(file)!r} is damaged, or holds more than tensors (code in a pickle is never "
             f"run); save a state dict: {str(error).splitlines()[0]}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise InputError(f"teacher.weights: {str(file)!r} cannot be read as weights: {error}") from error
+    except Exception as error:  # on damaged bytes the unpickler raises whatever its machine stumbles over
+        raise InputError(f"teacher.weights: {str(file)!r} cannot be read as weights: {error!r:.300}") from error
 
 
 def _stripped(found: Any, file: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+    if not isinstance(found, Mapping) or not all(isinstance(k, str) and _plain(v) for k, v in found.items()):
         raise InputError(
-            f"teacher.weights: {str(file)!r} holds a {type(found).__name__} that is no state dict of tensors"
+            f"teacher.weights: {str(file)!r} holds a {type(found).__name__} that is no state dict of dense tensors"
         )
     state = dict(found)
     for prefix in ("module.", "_orig_mod."):
         if state and all(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
     return state
+
+
+def _plain(value: Any) -> bool:
+    ordinary = isinstance(value, Tensor) and value.layout == torch.strided
+    return ordinary and not (value.is_quantized or value.is_meta or value.is_complex())
 
 
 def _class_hint(key: str, tensor: Tensor, own: Mapping[str, Tensor]) -> str:

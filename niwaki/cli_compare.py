@@ -34,6 +34,8 @@ def compare(
     from niwaki.search.report.compared import write_page
 
     names = [name.strip() for name in proposers.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter(f"{proposers!r}: expected names of proposers", param_hint="--proposers")
     resolved = load_config(config, set_ or [])
     with stdout_for_results():
         found = search_with(resolved, names, seeds, to, tell)

@@ -120,6 +120,8 @@ def latency(  # noqa: PLR0913 - the options of a command
     where = parse(target)
     if to is not None and to.exists():
         raise typer.BadParameter(f"{to} exists already; nothing is overwritten", param_hint="--to")
+    if to is not None and not to.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{to.parent} is no folder", param_hint="--to")
     with stdout_for_results():
         network, example = subject(model, input_, classes, example_)
         checked = timing.calibrate_and_check(network, example, where, samples, check)

@@ -28,10 +28,14 @@ def subject(spec: str, shape: str | None, classes: int, example: str | None) -> 
     network = _network(spec, classes).eval()
     if example is None:
         return network, _random(spec, shape)
-    from niwaki.distill.objects import resolve_object
+    from niwaki.distill.objects import resolve_object, told
     from niwaki.spaces.errors import InputError
 
-    made = resolve_object(example, "--example")()
+    function = resolve_object(example, "--example")
+    try:
+        made = function()
+    except Exception as error:  # the user's code may raise anything
+        raise InputError(f"--example: {example!r} raised {told(error)}") from error
     if not _are_tensors(made):
         raise InputError(f"--example: {example!r} returned a {type(made).__name__}, not a tensor or a tuple of tensors")
     return network, made
@@ -82,5 +86,8 @@ def _random(spec: str, shape: str | None) -> Example:
         if len(sizes) < 2 or min(sizes) < 1:
             expected = "expected positive whole numbers, batch first, such as 1,3,224,224"
             raise typer.BadParameter(f"{shape!r}: {expected}", param_hint="--input")
-    one = torch.rand(2, *sizes[1:], generator=torch.Generator().manual_seed(0))
+    try:
+        one = torch.rand(2, *sizes[1:], generator=torch.Generator().manual_seed(0))
+    except (RuntimeError, TypeError) as error:  # more memory than there is, numbers of more than 64 bits
+        raise typer.BadParameter(f"{sizes}: {str(error).splitlines()[0]:.200}", param_hint="--input") from error
     return (one, one.flip(-1)) if spec.startswith("raft") else one

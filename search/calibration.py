@@ -14,7 +14,7 @@ from niwaki.search.config import Config
 from niwaki.search.context import RunFolder, read_latency, space_options
 from niwaki.search.costing import Costing
 from niwaki.search.events import Listener, Notice, PhaseProgress
-from niwaki.search.files import read_json
+from niwaki.search.files import read_json, reading
 from niwaki.search.latency import CalibrationPlan, calibrate, extend
 from niwaki.search.repair import fit_to
 from niwaki.search.staircase import SMALL, Benches, Staircase, find_staircase, kinds_of, on, shapeless, stepped
@@ -122,9 +122,10 @@ def _at_the_edge(config: Config, space: Space, model: LatencyModel) -> list[Cand
 def _taken_over(path: Path, space: Space, target: Target) -> LatencyModel:
     file = _file(path, "latency.json")
     try:
-        model = LatencyModel.from_json(read_json(file), space)
-    except (InputError, ValueError) as error:
-        raise InputError(f"latency.calibration: {file}: {error}") from error
+        with reading(file):
+            model = LatencyModel.from_json(read_json(file), space)
+    except InputError as error:
+        raise InputError(f"latency.calibration: {error}") from error
     measured = str(model.source.get("target"))
     if parse(measured) != target:
         asked = spec_of(target)
@@ -136,7 +137,11 @@ def _known_staircase(config: Config, folder: RunFolder) -> Staircase | None:
     files = [folder.staircase]
     if config.latency.calibration is not None:
         files.append(_file(Path(config.latency.calibration), "latency.json").with_name("staircase.json"))
-    return next((Staircase.from_json(read_json(f)) for f in files if f.is_file()), None)
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        return None
+    with reading(found):
+        return Staircase.from_json(read_json(found))
 
 
 def _file(path: Path, name: str) -> Path:

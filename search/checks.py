@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from niwaki.distill import objects
+from niwaki.distill import Recipe, objects
 from niwaki.pruning import Criterion
 from niwaki.search.budget import Budget
 from niwaki.search.config import Config
 from niwaki.search.context import device_of, recipe_of, space_options
 from niwaki.search.export import exporter
+from niwaki.search.observers import check_observers
 from niwaki.search.outcome import Outcome, Proposal
 from niwaki.search.proposers._setup import ProposerSetup
 from niwaki.search.runners import Runner, RunnerSetup
@@ -36,6 +38,7 @@ class Proposer(Protocol):
 def check_choices(config: Config) -> None:
     """InputError for the first name, option or value that no part of Niwaki knows."""
     recipe_of(config)
+    _check_teaching(config)
     space_options(config)
     budget_of(config)
     criterion(config)
@@ -43,14 +46,38 @@ def check_choices(config: Config) -> None:
     runner_class(config)
     target_of(config)
     device_of(config.run.device)
+    check_observers(config)
     for name in config.export.formats:
-        exporter(name)
+        try:
+            exporter(name)
+        except InputError as error:
+            raise InputError(f"export.formats: {str(error).removeprefix('export: ')}") from error
+
+
+def _check_teaching(config: Config) -> None:
+    """The recipe of a teacher's own training, which comes long after the run folder is made."""
+    plan = config.teacher.train.model_dump()
+    try:
+        Recipe(loss="cross_entropy", **plan | {"augment": plan["augment"] or config.train.augment})
+    except InputError as error:
+        raise InputError(f"teacher.{error}") from error
 
 
 def check_folder(folder: Path) -> None:
     """InputError where ``folder`` holds anything: a run never writes over what existed."""
-    if folder.is_dir() and not any(folder.iterdir()):
+    if "\0" in str(folder):
+        raise InputError(f"run.folder: {str(folder)!r} cannot be the name of a folder")
+    try:
+        there = folder.is_dir() and not any(folder.iterdir())
+        above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise InputError(f"{folder}: cannot be a run folder: {error.strerror}") from error
+    if there:
         return
+    if not above.is_dir() and above != folder:
+        raise InputError(f"{folder}: cannot be a run folder, because {above} is a file")
+    if not os.access(above, os.W_OK):
+        raise InputError(f"{folder}: cannot be a run folder, because nothing may be written in {above}")
     if folder.exists():
         hint = f"continue it with `niwaki resume {folder}`, or " if (folder / "config.yaml").is_file() else ""
         raise InputError(
@@ -65,14 +92,14 @@ def budget_of(config: Config) -> Budget:
 
 def criterion(config: Config) -> Criterion:
     """The criterion, built from its options."""
-    cls = registry.load("niwaki.pruning.criteria", config.criterion.name)
+    cls = registry.load("niwaki.pruning.criteria", config.criterion.name, "criterion.name")
     made: Criterion = objects.build(cls, config.criterion.options, "criterion.options")
     return made
 
 
 def proposer_class(config: Config) -> Callable[[ProposerSetup], Proposer]:
     """The proposer with its options bound; call it with the setup of the run."""
-    cls = registry.load("niwaki.search.proposers", config.search.proposer)
+    cls = registry.load("niwaki.search.proposers", config.search.proposer, "search.proposer")
     options = _options(cls, config.search.options, "setup", "search.options")
 
     def make(setup: ProposerSetup) -> Proposer:
@@ -87,7 +114,7 @@ def proposer_class(config: Config) -> Callable[[ProposerSetup], Proposer]:
 
 def runner_class(config: Config) -> Callable[[RunnerSetup], Runner]:
     try:
-        return registry.load("niwaki.search.runners", config.run.runner)
+        return registry.load("niwaki.search.runners", config.run.runner, "run.runner")
     except ModuleNotFoundError as error:
         raise InputError(
             f"run.runner: {config.run.runner!r} needs {error.name}, which is not installed; use 'local', or run: "
@@ -99,7 +126,10 @@ def target_of(config: Config) -> Target | None:
     """Where latency is measured; None where neither a budget nor the configuration asks for it."""
     if config.latency.target is None and config.budget.latency is None:
         return None
-    return parse(config.latency.target or DEFAULT_TARGET)
+    try:
+        return parse(config.latency.target or DEFAULT_TARGET)
+    except InputError as error:
+        raise InputError(f"latency.target: {error}") from error
 
 
 def _options(cls: type, options: Mapping[str, Any], reserved: str, where: str) -> dict[str, Any]:

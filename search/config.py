@@ -33,10 +33,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
         8
     """
     source, text = _read(path_or_name)
-    try:
-        data = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not valid YAML: {error}") from error
+    data = _parsed(text, source)
     if not isinstance(data, dict):
         raise InputError(f"{source}: expected sections such as 'teacher:' and 'budget:', got {type(data).__name__}")
     return parse_config(data, source, overrides)
@@ -49,7 +46,7 @@ def parse_config(data: Mapping[str, Any], source: str, overrides: Sequence[str] 
     for override in overrides:
         key, value = _parse_override(override)
         _assign(tree, key, value, override)
-        origins[key] = f"--set {override}"
+        origins[key] = f"--set {_short(override)}"
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -73,18 +70,55 @@ def packaged_configs() -> list[str]:
                   if f.name.endswith(".yaml"))
 
 
+_LARGEST, _DEEPEST, _LONGEST = 20_000, 32, 400
+"""Values in a configuration with aliases written out, sections within sections, characters of a value in a message."""
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML keeps the last of two equal keys without a word; a configuration with two is a mistake."""
+
+    def compose_document(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().compose_document()
+        if node is not None and _size(node, {}, _DEEPEST) > _LARGEST:
+            raise yaml.composer.ComposerError(None, None, f"too large: more than {_LARGEST:,} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no name (line {line})")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice (line {line})")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """How many values a tree has with its aliases written out; few lines can make a billion, or a tree in itself."""
+    if not depth:
+        raise RecursionError
+    if id(node) not in known and isinstance(node, yaml.CollectionNode):
+        pairs = isinstance(node, yaml.MappingNode)
+        children = [child for pair in node.value for child in pair] if pairs else node.value
+        known[id(node)] = 1 + sum(_size(child, known, depth - 1) for child in children)
+    return known.get(id(node), 1)
+
+
+def _parsed(text: str, source: str) -> Any:
+    """What YAML says; its scalars raise ValueError where they look like a date or a number and are none."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except RecursionError:
+        raise InputError(f"{source}: not a configuration: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{source}: not valid YAML: {_short(str(error))}") from error
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _read(path_or_name: str | Path) -> tuple[str, str]:
@@ -113,10 +147,7 @@ def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     parts = tuple(key.strip().split("."))
     if not equals or not all(parts):
         raise InputError(f"--set {text}: expected section.key=value, such as --set train.lr=0.05")
-    try:
-        return parts, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text}: the value is not valid YAML: {error}") from error
+    return parts, _parsed(value, f"--set {_short(text)}")
 
 
 def _assign(tree: dict[str, Any], key: tuple[str, ...], value: Any, override: str) -> None:
@@ -140,7 +171,7 @@ def _describe(detail: ErrorDetails, source: str, origins: Mapping[tuple[str, ...
         return f"{where}: {key}: this key is required"
     reason = detail["msg"].removeprefix("Value error, ")
     value = detail["input"]
-    shown = "" if isinstance(value, dict) else f" {value!r}:"
+    shown = "" if isinstance(value, dict) else f" {_short(repr(value))}:"
     return f"{where}: {key}:{shown} {reason[:1].lower()}{reason[1:]}"
 
 

@@ -23,8 +23,9 @@ from niwaki.search.context import (
     load_teacher,
 )
 from niwaki.search.events import BudgetsResolved, Listener
-from niwaki.search.files import read_json
+from niwaki.search.formats import Facts, MeasuredFile, read_checked
 from niwaki.search.proposers._setup import ProposerSetup
+from niwaki.search.reuse import check_findings
 from niwaki.search.shared import data_spec
 from niwaki.search.subject import Subject, phase
 from niwaki.spaces import InputError
@@ -43,7 +44,10 @@ def examine(config: Config, folder: RunFolder, in_hand: InHand, listener: Listen
     grid = settle_widths(config, folder, teacher, example, listener)
     config, space = grid.config, grid.space
     if folder.facts.is_file():
-        check_digest(space, read_json(folder.facts)["space"], folder.space)
+        check_digest(space, read_checked(folder.facts, Facts)["space"], folder.space)
+    if folder.measured.is_file():
+        read_checked(folder.measured, MeasuredFile)
+    check_findings(config, teacher, space.digest)
     if not space.variables:
         reasons = "; ".join(str(f) for f in space.fixed[:5])
         raise InputError(f"teacher: nothing in {config.teacher.name!r} may be cut ({reasons})")
@@ -62,8 +66,8 @@ def examine(config: Config, folder: RunFolder, in_hand: InHand, listener: Listen
 
 def _load(config: Config) -> Data:
     if config.data.source == IN_HAND:
-        raise InputError("data: the run was started from data in hand, which a folder cannot hold; go on with "
-                         "niwaki.resume(folder, model=..., data=...)")
+        raise InputError("data.source: 'in-hand': the run was started from data in hand, which a folder cannot hold; "
+                         "go on with niwaki.resume(folder, model=..., data=...)")
     return load(data_spec(config.data))
 
 
@@ -71,7 +75,8 @@ def _untrained(config: Config, data: Data, folder: RunFolder, model: nn.Module |
     if folder.teacher.is_file():
         return load_teacher(config, data.classes, folder, model)
     if model is None and config.teacher.name == IN_HAND:
-        raise InputError("teacher: the run began with a model in hand; go on with niwaki.resume(folder, model=...)")
+        raise InputError("teacher.name: 'in-hand': the run began with a model in hand; go on with "
+                         "niwaki.resume(folder, model=...)")
     if model is not None:
         teacher = copy.deepcopy(model)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from niwaki.spaces.errors import InputError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -34,6 +37,18 @@ def atomic(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def as_os_error(path: Path) -> Iterator[None]:
+    """A full disk is an OSError, whoever found it full: safetensors has an exception of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = next((c for c in DISK_FULL if f"os error {c})" in str(error)), None)
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -67,18 +82,51 @@ def write_tensors_atomic(path: Path, tensors: Mapping[str, Tensor], metadata: Ma
             copy = copy.clone(memory_format=torch.contiguous_format)  # safetensors refuses views and tied tensors
         used.add(copy.untyped_storage().data_ptr())
         ready[name] = copy
-    with atomic(path) as draft:
+    with atomic(path) as draft, as_os_error(path):
         save_file(ready, draft, dict(metadata) if metadata else None)
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text in ``path``; InputError naming the file where it is missing or broken."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not readable as text: {error}") from error
 
 
 def read_json(path: Path) -> Any:
     """The JSON in ``path``; InputError naming the file and the place where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
+        return json.loads(read_text(path))
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError(f"{path}: not readable as JSON: nested too deeply") from None
+    except ValueError as error:
         raise InputError(f"{path}: not readable as JSON: {error}") from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong in the block, which makes an object of what ``path`` holds, is an InputError that names the file.
+
+    Example:
+        >>> with reading(Path("figures.json")):
+        ...     {"macs": 1}["params"]
+        Traceback (most recent call last):
+        niwaki.spaces.errors.InputError: figures.json: damaged, or of another version: KeyError 'params'
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__} {error}"
+        raise InputError(f"{path}: damaged, or of another version: {what:.300}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from niwaki.search.bench import TEACHER
 from niwaki.search.budget import value_of
 from niwaki.search.context import RunFolder
-from niwaki.search.files import read_json, write_json_atomic
+from niwaki.search.files import write_json_atomic
+from niwaki.search.formats import MeasuredFile, read_checked
 from niwaki.search.outcome import Outcome
 from niwaki.search.pareto import ranks
 from niwaki.search.subject import Subject
@@ -77,7 +78,7 @@ def measurer(subject: Subject, folder: RunFolder) -> Callable[[Sequence[Candidat
     def measure(candidates: Sequence[Candidate]) -> Measured:
         if bench is None or not isinstance(model, LatencyModel) or not candidates:
             return Measured()
-        known = read_json(folder.measured) if folder.measured.is_file() else {"ms": {}, "noisy": []}
+        known = read_checked(folder.measured, MeasuredFile) if folder.measured.is_file() else {"ms": {}, "noisy": []}
         new = {c.key: c for c in candidates if c.key not in known["ms"]}
         if new:
             timing = bench.time(list(new.values()), subject.measure_plan)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from niwaki.search.context import RunFolder
-from niwaki.search.files import read_json, read_tensors
+from niwaki.search.files import read_json, read_tensors, reading
+from niwaki.search.links import refuse_links
 from niwaki.search.outcome import Job
 from niwaki.search.trial import KEPT, STUDENT
 from niwaki.spaces import Space, carve
@@ -29,7 +30,11 @@ class Models:
     def load(self, key: str) -> nn.Module:
         """The student that trial ``key`` ended with, in eval mode on the CPU; InputError where its files are gone."""
         trial = self.folder.store.trial(key)
-        job = Job.from_json(read_json(trial / "job.json"))
-        student = carve(self.teacher, self.space, job.candidate, read_tensors(trial / KEPT))
-        student.load_state_dict(read_tensors(trial / STUDENT))
+        refuse_links(trial)
+        with reading(trial / "job.json"):
+            job = Job.from_json(read_json(trial / "job.json"))
+        with reading(trial / KEPT):
+            student = carve(self.teacher, self.space, job.candidate, read_tensors(trial / KEPT))
+        with reading(trial / STUDENT):
+            student.load_state_dict(read_tensors(trial / STUDENT))
         return student.eval()

@@ -185,7 +185,11 @@ def cost_from_json(data: Any) -> Cost:
     read = _Reader("cost", data)
     latency = None if read.data.get("latency_ms") is None else read.number("latency_ms")
     memory = None if read.data.get("memory_bytes") is None else read.integer("memory_bytes")
-    return Cost(read.integer("macs"), read.integer("params"), read.integer("bytes"), latency, memory)
+    cost = Cost(read.integer("macs"), read.integer("params"), read.integer("bytes"), latency, memory)
+    for name, value in cost.to_json().items():
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"cost: {name!r} must be a finite number of at least 0, got {value!r}")
+    return cost
 
 
 class _Reader:
@@ -214,7 +218,11 @@ class _Reader:
         return None if self.data.get(key) is None else self.text(key)
 
     def integer(self, key: str) -> int:
-        return self._get(key, (int,), "an integer")  # type: ignore[no-any-return]
+        value: int = self._get(key, (int,), "an integer")
+        if abs(value) >= 2**63:
+            raise ValueError(f"{self.what}: {key!r} must be an integer of 64 bits")
+        return value
 
     def number(self, key: str) -> float:
-        return float(self._get(key, (int, float), "a number"))
+        value: int | float = self._get(key, (int, float), "a number")
+        return float(value) if isinstance(value, float) else float(self.integer(key))

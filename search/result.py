@@ -15,8 +15,9 @@ from niwaki.search.budget import Budget, show, value_of
 from niwaki.search.config import Config, load_config
 from niwaki.search.context import InHand, RunFolder, check_digest, load_teacher, space_options
 from niwaki.search.costing import Limits
-from niwaki.search.export import Card, Subject, export_model
-from niwaki.search.files import read_json, read_tensors
+from niwaki.search.export import Card, Subject, check_export, export_model
+from niwaki.search.files import read_json, read_tensors, reading
+from niwaki.search.formats import Facts, FrontFile, read_checked
 from niwaki.search.front import Entry
 from niwaki.search.models import Models
 from niwaki.search.outcome import Outcome, cost_from_json
@@ -80,6 +81,7 @@ class Member:
                 units, the same outputs. The card tells which, and what the files cost then; what they are compared
                 with is the model without zeros.
         """
+        check_export(Path(path), formats)  # before a model is built for nothing
         student, sparsity = self.load(), self.candidate.sparsity
         card = replace(self.run.card(self), memory=self._memory(student))
         if pad is None:
@@ -122,8 +124,7 @@ class Result:
             raise InputError(
                 f"{self.folder.path}: this run has no front yet; finish it with `niwaki resume {self.folder.path}`"
             )
-        found: Mapping[str, Any] = read_json(self.folder.front)
-        return found
+        return read_checked(self.folder.front, FrontFile)
 
     @cached_property
     def front(self) -> tuple[Member, ...]:
@@ -138,8 +139,7 @@ class Result:
     @cached_property
     def facts(self) -> Mapping[str, Any]:
         """What the run found out before its search (``facts.json``): data, teacher, precision, limits."""
-        found: Mapping[str, Any] = read_json(self.folder.facts)
-        return found
+        return read_checked(self.folder.facts, Facts)
 
     @property
     def teacher_cost(self) -> Cost:
@@ -182,7 +182,8 @@ class Result:
     @cached_property
     def example(self) -> Tensor:
         """A few normalised validation images: (N, C, H, W) float32."""
-        return read_tensors(self.folder.example)["images"]
+        with reading(self.folder.example):
+            return read_tensors(self.folder.example)["images"]
 
     @cached_property
     def models(self) -> Models:
@@ -200,7 +201,8 @@ class Result:
             InputError: the run has no target.
         """
         if self.folder.staircase.is_file():
-            return Staircase.from_json(read_json(self.folder.staircase))
+            with reading(self.folder.staircase):
+                return Staircase.from_json(read_json(self.folder.staircase))
         spec = self.facts["target"]
         if spec is None:
             raise InputError(

@@ -6,13 +6,18 @@ were judged before: those of them that fit it are what the new search begins wit
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
 
+from torch import nn
+
 from niwaki.search.config import Config, load_config
 from niwaki.search.context import RunFolder
-from niwaki.search.files import read_json, read_tensors
+from niwaki.search.files import read_tensors, reading
+from niwaki.search.formats import Facts, read_checked
+from niwaki.search.links import refuse_links
 from niwaki.search.outcome import Outcome
 from niwaki.search.subject import Subject
 from niwaki.spaces import Candidate, InputError
@@ -29,23 +34,36 @@ def check_base(config: Config) -> None:
     base = RunFolder(Path(config.run.base))
     if not base.store.config.is_file() or not base.scores.is_file():
         raise InputError(f"run.base: {config.run.base!r} is no run folder, or its run has not got as far as a search")
+    refuse_links(base.path, deep=True)
     theirs = load_config(base.store.config)
     for section in _SAME:
         if getattr(theirs, section) != getattr(config, section):
             raise InputError(f"run.base: {config.run.base!r} was run with another section {section!r}: begin anew")
+    read_checked(base.facts, Facts)
+    read_tensors(base.teacher)
+    judged(base)
 
 
-def take_over(config: Config, folder: RunFolder, subject: Subject) -> None:
-    """Link or copy what the base run has found out into a new run folder; InputError where its space is another one."""
+def check_findings(config: Config, teacher: nn.Module, digest: str) -> None:
+    """InputError where the base run searched another space than ``digest``, or had another teacher."""
     if config.run.base is None:
         return
     base = RunFolder(Path(config.run.base))
-    theirs = read_json(base.facts)["space"]
-    if theirs != subject.space.digest:
+    theirs = read_checked(base.facts, Facts)["space"]
+    if theirs != digest:
         raise InputError(
-            f"run.base: {config.run.base!r} searched the space {theirs}, this run has {subject.space.digest}: "
+            f"run.base: {config.run.base!r} searched the space {theirs}, this run has {digest}: "
             "the options of `space` or the model's code differ"
         )
+    with reading(base.teacher):
+        copy.deepcopy(teacher).load_state_dict(read_tensors(base.teacher))
+
+
+def take_over(config: Config, folder: RunFolder, subject: Subject) -> None:
+    """Link or copy what the base run has found out, which :func:`check_findings` has seen, into a new run folder."""
+    if config.run.base is None:
+        return
+    base = RunFolder(Path(config.run.base))
     for name in _FILES:
         source, target = getattr(base, name), getattr(folder, name)
         if source.is_file() and not target.is_file():

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from niwaki.spaces.errors import nearest
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Images = Annotated[int, Field(ge=2)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 BudgetText = Annotated[str | None, BeforeValidator(lambda v: f"{v}" if isinstance(v, int | float) else v)]
 Token = Annotated[str, BeforeValidator(lambda v: f"{v}" if isinstance(v, int | float) else v)]
 
@@ -18,7 +28,15 @@ Token = Annotated[str, BeforeValidator(lambda v: f"{v}" if isinstance(v, int | f
 class Section(BaseModel):
     """Base of every section: values are checked once and never change afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads ``on`` and ``yes`` as true, which Python takes for the number 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false mean nothing here")
+        return value
 
 
 class DataConfig(Section):
@@ -31,7 +49,7 @@ class DataConfig(Section):
     path: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    seed: int = 0
+    seed: Seed = 0
     limit: Annotated[int, Field(ge=2)] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -257,7 +275,31 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     retries: Annotated[int, Field(ge=0)] = 1
     """How often a trial is tried again after its worker process died."""
-    seed: int = 0
+    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between two states that a trial writes down while it trains: a retry goes on from the latest."""
+    hang_after: Annotated[float, Field(gt=0)] = 1_800.0
+    """Seconds without a sign of life (a forward pass, a report) after which a trial has failed."""
+    address: str | None = None
+    """Of a Ray cluster that runs already: ``auto`` on one of its machines, or HOST:PORT. None: Ray is started here."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Ray's custom resources that a trial takes, such as ``{accelerator: 1}``."""
+    share: Literal["auto", "folder", "store"] = "auto"
+    """How workers on other machines get at the run folder: as a ``folder`` that they see too, or through Ray's object
+    ``store``; ``auto`` finds out."""
+    verbose: bool = False
+    """Show what Ray prints."""
+    seed: Seed = 0
+    study: str | None = None
+    """A team's database for the run's Optuna study, postgresql://me:${PASSWORD}@host/db; None: RUN/study.journal."""
+    trackers: tuple[str, ...] = ()
+    """Names from ``search/trackers``: where outcomes are sent as well."""
+
+    @field_validator("name")
+    @classmethod
+    def _a_folder(cls, value: str) -> str:
+        if value.strip(" .") and value.isprintable() and len(value.encode()) <= 200 and not {"/", "\\"} & set(value):
+            return value
+        raise ValueError("expected the name of a folder, of at most 200 printable characters, without slashes")
 
 
 class ExportConfig(Section):

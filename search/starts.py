@@ -11,7 +11,7 @@ from niwaki.search.aim import Worth, retained
 from niwaki.search.config import Config
 from niwaki.search.context import RunFolder
 from niwaki.search.costing import Limits
-from niwaki.search.files import read_json, read_tensors
+from niwaki.search.files import read_json, read_tensors, reading
 from niwaki.search.knapsack import knapsack
 from niwaki.search.magnitude import magnitude
 from niwaki.search.sensitivity import Sensitivity
@@ -63,7 +63,8 @@ def uniform(subject: Subject, limits: Limits, power: float = 1.0) -> Candidate |
 def worth_of(subject: Subject, folder: RunFolder) -> Worth:
     """What candidates are worth before any training: minus the harm where it was judged, else the scores retained."""
     if folder.sensitivity.is_file():
-        return Sensitivity.from_json(read_json(folder.sensitivity)).worth(subject.space)
+        with reading(folder.sensitivity):
+            return Sensitivity.from_json(read_json(folder.sensitivity)).worth(subject.space)
     return retained(subject.space, read_tensors(folder.scores))
 
 

@@ -25,6 +25,7 @@ from niwaki.search.files import (
     write_tensors_atomic,
     write_text_atomic,
 )
+from niwaki.search.links import refuse_links
 from niwaki.search.outcome import KEY, Job, Outcome
 from niwaki.spaces.errors import InputError
 
@@ -54,6 +55,8 @@ class RunStore:
             store.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise InputError(f"{folder}: cannot be a run folder, because there is a file in the way") from None
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made a run folder: {error.strerror}") from error
         try:
             if any(store.folder.iterdir()):
                 raise FileExistsError
@@ -73,6 +76,7 @@ class RunStore:
         store = cls(Path(folder))
         if not store.config.is_file():
             raise InputError(f"{folder}: not a run folder ({store.config.name} is missing)")
+        refuse_links(store.folder)
         return store
 
     @property
@@ -102,6 +106,7 @@ class RunStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Be the one driver of this run; InputError where there is another. Ends with the process, however it ends."""
+        refuse_links(self.folder, deep=True)
         with (self.folder / "LOCK").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -168,6 +173,8 @@ class RunStore:
     def _parse(self, line: bytes, where: str) -> Outcome:
         try:
             data = json.loads(line)
+        except RecursionError:
+            raise InputError(f"{where}: not readable as JSON: nested too deeply") from None
         except ValueError as error:
             raise InputError(f"{where}: not readable as JSON: {error}") from error
         return self._outcome(data, where)

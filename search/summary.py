@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from niwaki.search import report
-from niwaki.search.files import read_json
+from niwaki.search.formats import CardFile, Environment, LatencyFile, SpaceFile, read_checked
 from niwaki.search.outcome import Outcome, cost_from_json
 from niwaki.spaces import Cost
 from niwaki.spaces.latency import PredictionError
@@ -24,13 +24,13 @@ def write_report(result: Result) -> Path:
 
 def report_data(result: Result) -> report.ReportData:
     """Everything the page shows, as plain values."""
-    environment = read_json(result.folder.path / "env.json")
+    environment = read_checked(result.folder.path / "env.json", Environment)
     config = result.config
     return report.ReportData(
         title=config.run.name,
         task=_task(result),
         teacher=_teacher(result),
-        budgets=[report.BudgetLine(n, str(result.content["budget"][n]), v) for n, v in result.limits.values.items()],
+        budgets=[report.BudgetLine(n, str(getattr(config.budget, n)), v) for n, v in result.limits.values.items()],
         points=[p for o in result.outcomes() if (p := _point(o)) is not None],
         members=[_member(m) for m in result.front],
         settings=config.model_dump(mode="json"),
@@ -56,7 +56,7 @@ def _task(result: Result) -> dict[str, str]:
 
 def _teacher(result: Result) -> report.Member:
     teacher = result.content["teacher"]
-    space = read_json(result.folder.space)
+    space = read_checked(result.folder.space, SpaceFile)
     return report.Member(
         "teacher", teacher["accuracy"], _costs(cost_from_json(teacher["cost"])), teacher["test_accuracy"],
         widths={g["name"]: g["units"] for g in space["groups"]},
@@ -69,7 +69,7 @@ def _member(member: Member) -> report.Member:
     return report.Member(
         member.name, metrics["accuracy"], _costs(entry.cost), metrics.get("test_mean"), metrics.get("test_std"),
         entry.predicted_ms, entry.speed_up, entry.candidate.widths, sorted(entry.candidate.skipped),
-        entry.candidate.sparsity, tuple(read_json(exported)["formats"]) if exported.is_file() else (),
+        entry.candidate.sparsity, tuple(read_checked(exported, CardFile)["formats"]) if exported.is_file() else (),
     )
 
 
@@ -87,12 +87,12 @@ def _costs(cost: Cost) -> report.Costs:
 
 def _machine(result: Result) -> Mapping[str, Any]:
     latency = result.folder.latency
-    return dict(read_json(latency)["source"]) if latency.is_file() else {}
+    return dict(read_checked(latency, LatencyFile)["source"]) if latency.is_file() else {}
 
 
 def _calibration(result: Result) -> list[tuple[float, float]]:
     latency = result.folder.latency
-    samples = read_json(latency)["samples"] if latency.is_file() else []
+    samples = read_checked(latency, LatencyFile)["samples"] if latency.is_file() else []
     return [(s["held_out"], s["ms"]) for s in samples]
 
 
@@ -102,7 +102,7 @@ def _notes(result: Result) -> list[str]:
     if failed:
         notes.append(f"{len(failed)} trials failed; each says why in its outcome.json")
     if result.folder.latency.is_file():
-        error = PredictionError(**read_json(result.folder.latency)["error"])
+        error = PredictionError(**read_checked(result.folder.latency, LatencyFile)["error"])
         notes.append(
             f"latency predictions: median error {error.median:.1%}, 90th percentile {error.p90:.1%}, rank "
             f"correlation {error.spearman:.3f} over {error.samples} measured candidates (cross-validated)"

@@ -12,7 +12,7 @@ import numpy as np
 from niwaki.spaces.cost import LayerRow
 from niwaki.spaces.errors import InputError
 from niwaki.spaces.latency_operations import Operations
-from niwaki.spaces.latency_sums import Sums
+from niwaki.spaces.latency_sums import Sums, finite
 from niwaki.spaces.least_squares import Floats, spearman
 
 _ENOUGH = 16
@@ -84,7 +84,8 @@ class Sample:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sample:
         indices = tuple(int(i) for i in data["candidate"])
-        return cls(indices, float(data["ms"]), float(data["held_out"]), dict(data["operations"]))
+        operations = {str(name): finite(ms) for name, ms in data["operations"].items()}
+        return cls(indices, finite(data["ms"]), finite(data["held_out"]), operations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,10 +175,12 @@ class LatencyModel:
                 raise InputError(f"latency.json: unknown method {data['method']!r}; valid: operations, sums")
             samples = tuple(Sample.from_json(s) for s in data["samples"])
             return cls(
-                space, data["method"], samples, PredictionError(**data["error"]), float(data["anchor_ms"]),
+                space, data["method"], samples, PredictionError(**data["error"]), finite(data["anchor_ms"]),
                 dict(data["source"]), None if data["sums"] is None else Sums.from_json(data["sums"]),
             )  # fmt: skip
-        except (AttributeError, KeyError, TypeError) as error:
+        except InputError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"latency.json is damaged: {type(error).__name__} {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,15 @@ class Sums:
     def from_json(cls, data: Mapping[str, Any]) -> Sums:
         if data["features"] not in FEATURES:
             raise InputError(f"latency.json: unknown features {data['features']!r}; valid: {', '.join(FEATURES)}")
-        return cls(data["features"], dict(data["weights"]))
+        return cls(data["features"], {str(name): finite(weight) for name, weight in data["weights"].items()})
+
+
+def finite(value: Any) -> float:
+    """``value`` as a float; ValueError where it is none, or NaN or infinite."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
 
 
 def _matrix(columns: Columns) -> Floats:

@@ -20,11 +20,14 @@ def names(package: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_"))
 
 
-def load(package: str, name: str) -> type:
-    """The one public class of module ``package.name``; InputError with the nearest names when there is none."""
+def load(package: str, name: str, key: str | None = None) -> type:
+    """The one public class of module ``package.name``; InputError with the nearest names when there is none.
+
+    ``key``: where a configuration names it, for the message; None: the folder's name is shown.
+    """
     if name not in names(package):
         kind = package.rsplit(".", 1)[-1]
-        raise InputError(f"{kind}: unknown name {name!r}; {nearest(name, names(package))}")
+        raise InputError(f"{key or kind}: unknown name {name!r}; {nearest(name, names(package))}")
     module = importlib.import_module(f"{package}.{name}")
     classes = [
         c

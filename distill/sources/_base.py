@@ -26,9 +26,17 @@ class Source(Protocol):
         """Read (or open) the data; InputError where files are missing or damaged."""
 
 
+def expanded(path: str, where: str) -> Path:
+    """``path`` with ``~`` expanded; InputError naming the key where nobody has that home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{where}: {path!r}: {error}") from error
+
+
 def existing(path: str, key: str) -> Path:
     """``path`` with ``~`` expanded; InputError naming the key where nothing is there."""
-    found = Path(path).expanduser()
+    found = expanded(path, f"data.options.{key}")
     if not found.exists():
         raise InputError(f"data.options.{key}: {str(found)!r} does not exist")
     return found

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from niwaki.distill.sources._base import Parts
+from niwaki.distill.sources._base import Parts, expanded
 from niwaki.distill.splits import ArraySplit, as_labels
 from niwaki.spaces.errors import InputError
 
@@ -20,10 +19,10 @@ def read(name: str, part: Callable[[str, bool], Any], path: str, download: bool)
     Raises:
         InputError: the files are missing or damaged and ``download`` is off, or the download failed.
     """
-    root = Path(path).expanduser()
+    root = expanded(path, "data.options.path")
     try:
         train, test = part(str(root), True), part(str(root), False)
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+    except Exception as error:  # damaged archives and pickles raise anything
         hint = "the download failed" if download else "set data.options.download: true to fetch it"
         raise InputError(f"data.options.path: no usable {name} in {str(root)!r}: {hint} ({error})") from error
     return Parts(_in_memory(train, name), _in_memory(test, name), name)

@@ -34,7 +34,10 @@ class Digits:
 
         images, labels = load_digits(return_X_y=True)
         rows = np.arange(len(labels))
-        train, test = train_test_split(rows, test_size=self.test, random_state=self.seed, stratify=labels)
+        try:
+            train, test = train_test_split(rows, test_size=self.test, random_state=self.seed, stratify=labels)
+        except ValueError as error:
+            raise InputError(f"data.options: test {self.test!r}, seed {self.seed!r}: {error}") from error
         pixels = torch.from_numpy(np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8))
         targets = torch.from_numpy(labels.astype(np.int64))
         parts = [ArraySplit(pixels[rows], targets[rows]) for rows in (np.sort(train), np.sort(test))]

@@ -11,6 +11,8 @@ from niwaki.distill.sources._base import Parts, existing
 from niwaki.distill.splits import from_dataset
 from niwaki.spaces.errors import InputError
 
+_LARGEST, _THREADS = 8192, 256
+
 
 @dataclass(frozen=True)
 class ImageFolder:
@@ -34,14 +36,17 @@ class ImageFolder:
     workers: int = 4
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.workers < 1 or (self.resize and self.resize < self.size):
+        sizes = 1 <= self.size <= _LARGEST and (not self.resize or self.size <= self.resize <= 2 * _LARGEST)
+        if not sizes or not 1 <= self.workers <= _THREADS:
             raise InputError(
-                f"data.options: size {self.size}, resize {self.resize}, workers {self.workers}: size and "
-                "workers must be at least 1, resize 0 or at least size"
+                f"data.options: size {self.size}, resize {self.resize}, workers {self.workers}: size must be 1 to "
+                f"{_LARGEST}, resize 0 or at least size, workers 1 to {_THREADS}"
             )
 
     def read(self) -> Parts:
         root = existing(self.path, "path")
+        if not root.is_dir():
+            raise InputError(f"data.options.path: {str(root)!r} is no folder")
         steps = v2.Compose([v2.Resize(self.resize or round(self.size * 8 / 7)), v2.CenterCrop(self.size)])
         opened = []
         for key, name in (("train", self.train), ("test", self.test)):
@@ -65,10 +70,10 @@ class ImageFolder:
 
 
 def _colour(path: str) -> object:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # decoders raise anything on damaged bytes
         raise InputError(f"data: cannot read picture {path!r}: {error}") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from niwaki.distill.objects import resolve_object
+from niwaki.distill.objects import resolve_object, told
 from niwaki.distill.sources._base import Parts
 from niwaki.distill.splits import from_dataset
 from niwaki.spaces.errors import InputError
@@ -29,7 +29,13 @@ class Python:
     workers: int = 4
 
     def read(self) -> Parts:
-        made = resolve_object(self.function, "data.options.function")(**self.arguments)
+        function = resolve_object(self.function, "data.options.function")
+        try:
+            made = function(**self.arguments)
+        except InputError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(f"data.options.function: {self.function!r} raised {told(error)}") from error
         if not (isinstance(made, tuple | list) and len(made) == 2):
             raise InputError(
                 f"data.options.function: {self.function!r} must return a (train, test) pair of datasets, "

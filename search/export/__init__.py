@@ -2,6 +2,8 @@
 
 from niwaki.search.export._base import TOLERANCE, Exporter, ExportError, Subject
 from niwaki.search.export._card import Card, versions
-from niwaki.search.export._write import export_model, exporter
+from niwaki.search.export._write import check_export, export_model, exporter
 
-__all__ = ["TOLERANCE", "Card", "ExportError", "Exporter", "Subject", "export_model", "exporter", "versions"]
+__all__ = [
+    "TOLERANCE", "Card", "ExportError", "Exporter", "Subject", "check_export", "export_model", "exporter", "versions",
+]

@@ -65,12 +65,12 @@ def export_model(
         [('model.safetensors', 0.0)]
     """
     target = Path(folder)
-    if target.exists():
-        raise InputError(f"export: {target} exists already; choose another folder, nothing is overwritten")
-    wanted = dict(formats) if isinstance(formats, Mapping) else {name: {} for name in formats}
-    writers = {name: exporter(name, options) for name, options in wanted.items()}
+    writers = check_export(target, formats)
     _check_original(subject)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"export: {target}: cannot be a folder, because there is a file in the way") from None
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     draft.mkdir()
     try:
@@ -81,6 +81,14 @@ def export_model(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return content
+
+
+def check_export(folder: Path, formats: Sequence[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Exporter]:
+    """The exporters by name; InputError where a format or an option is unknown, or ``folder`` exists."""
+    if folder.exists():
+        raise InputError(f"export: {folder} exists already; choose another folder, nothing is overwritten")
+    wanted = dict(formats) if isinstance(formats, Mapping) else {name: {} for name in formats}
+    return {name: exporter(name, options) for name, options in wanted.items()}
 
 
 def _check_original(subject: Subject) -> None:
