@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from niwaki.cli_compare import compare
 from niwaki.cli_models import check, latency, space
+from niwaki.cli_status import status
 from niwaki.outputs import Json, stdout, stdout_for_results
 
 # torch, ray and the rest of niwaki are imported inside the commands: `niwaki --help` should not wait for them
@@ -26,7 +28,12 @@ app = typer.Typer(
     epilog="Begin with: niwaki search quickstart",
 )
 
+_WRONG_PATH = (
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BUDGETS = "Budgets: all that are given hold together"
+_WHERE = "Where trials run"
 
 Latency = Annotated[str | None, typer.Option(
     metavar="LIMIT", help="Latency of one batch: 3ms, 800us, or 50% of the teacher's.", rich_help_panel=_BUDGETS)]
@@ -39,6 +46,11 @@ Params = Annotated[str | None, typer.Option(
 Memory = Annotated[str | None, typer.Option(
     metavar="LIMIT", help="Activation tensors alive at once, for one example: 2MB, 512KiB, 50%.",
     rich_help_panel=_BUDGETS)]
+Address = Annotated[str | None, typer.Option(
+    metavar="HOST:PORT", help="A Ray cluster that runs already; auto: the one that this machine is part of.",
+    rich_help_panel=_WHERE)]
+Workers = Annotated[int | None, typer.Option(min=1, help="Trials that run at the same time.", rich_help_panel=_WHERE)]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray prints.", rich_help_panel=_WHERE)]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart.")]
 
 
@@ -74,10 +86,13 @@ def search(  # noqa: PLR0913 - the options of a command
     latency_from: Annotated[str | None, typer.Option(
         metavar="RUN", help="Take over the latency model of another run of the same space and target.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Candidates to try.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Trials that run at the same time.")] = None,
-    runner: Annotated[str | None, typer.Option(help="tune: parallel, on Ray. local: in this process.")] = None,
+    runner: Annotated[str | None, typer.Option(
+        help="tune: parallel, on Ray. local: in this process.", rich_help_panel=_WHERE)] = None,
+    workers: Workers = None, address: Address = None, verbose: Verbose = False,
     name: Annotated[str | None, typer.Option(help="Name of the run; its folder is runs/NAME.")] = None,
     to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Run folder, instead of runs/NAME.")] = None,
+    go_on: Annotated[bool, typer.Option(
+        "--resume", help="Continue the run where its folder holds one: one command begins and continues.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Every random choice follows from it.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -92,9 +107,9 @@ def search(  # noqa: PLR0913 - the options of a command
     flags = {
         "budget.latency": latency, "budget.size": size, "budget.macs": macs, "budget.params": params,
         "budget.memory": memory,
-        "search.trials": trials, "run.workers": workers, "run.runner": runner, "run.name": name,
+        "search.trials": trials, "run.runner": runner, "run.name": name,
         "run.folder": None if to is None else str(to), "run.seed": seed, "latency.target": target,
-        "latency.calibration": latency_from, "run.base": base,
+        "latency.calibration": latency_from, "run.base": base, **_where(address, workers, verbose),
     }
     given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     overrides = [*(inherited(base, flags) if base else []), *(set_ or []), *given]
@@ -105,7 +120,10 @@ def search(  # noqa: PLR0913 - the options of a command
 
     def start(listener: Callable[[Any], None]) -> Result:
         from niwaki.search import controller
+        from niwaki.search.subject import folder_of
 
+        if go_on and (folder_of(resolved) / "config.yaml").is_file():
+            return controller.resume(folder_of(resolved), listener, run=resolved.run)
         return controller.search(resolved, listener)
 
     _watch(start, as_json)
@@ -120,14 +138,23 @@ def inherited(base: str, flags: dict[str, Any]) -> list[str]:
     return found + ([f"{key}=null" for key in budgets] if any(flags[key] is not None for key in budgets) else [])
 
 
+def _where(address: str | None, workers: int | None, verbose: bool) -> dict[str, Any]:
+    return {"run.address": address, "run.workers": workers, "run.verbose": verbose or None}
+
+
 @app.command()
-def resume(run: RunArgument, as_json: Json = False) -> None:
+def resume(
+    run: RunArgument, *, workers: Workers = None, address: Address = None, verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
     """Continue a run after any kind of stop; finished trials are kept."""
 
     def start(listener: Callable[[Any], None]) -> Result:
         from niwaki.search import controller
+        from niwaki.search.config import load_config
 
-        return controller.resume(run, listener)
+        given = [f"{k}={json.dumps(v)}" for k, v in _where(address, workers, verbose).items() if v is not None]
+        return controller.resume(run, listener, run=load_config(run / "config.yaml", given).run if given else None)
 
     _watch(start, as_json)
 
@@ -188,6 +215,8 @@ def report(
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of RUN/report.html.")] = None,
 ) -> None:
     """Write report.html: one self-contained page with the front, its members and all settings."""
+    if to is not None and to.exists():
+        raise typer.BadParameter(f"{to} exists already; nothing is overwritten", param_hint="--to")
     from niwaki.search.report import write_report
     from niwaki.search.result import Result
     from niwaki.search.summary import report_data
@@ -197,7 +226,7 @@ def report(
     typer.echo(str(written))
 
 
-for command in (space, check, latency, compare):
+for command in (status, space, check, latency, compare):
     app.command()(command)
 
 
@@ -205,6 +234,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script. Exit codes: 0 done, 1 a run failed, 2 the input is wrong, 130 interrupted."""
     try:
         app(args=None if argv is None else list(argv), prog_name="niwaki")
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            _fail(f"{error.filename or 'a file'}: {error.strerror}; what is finished is kept: make room, then "
+                  "`niwaki resume RUN`", 1)
+        if error.errno not in _WRONG_PATH:
+            raise
+        _fail(f"{error.filename}: {error.strerror}", 2)
     except (ValueError, RuntimeError) as error:
         from niwaki.spaces.errors import InputError
 
@@ -237,11 +273,13 @@ def _watch(start: Callable[[Callable[[Any], None]], Result], as_json: bool) -> N
 
 
 def _print_front(result: Result, as_json: bool, as_csv: bool = False) -> None:
+    from niwaki.search.files import read_text
+
     if as_json:
         typer.echo(json.dumps({"folder": str(result.folder.path), **result.content}, indent=2))
     elif as_csv:
         assert result.content  # an InputError says what to do where the run has no front yet
-        typer.echo((result.folder.path / "front.csv").read_text(encoding="utf-8"), nl=False)
+        typer.echo(read_text(result.folder.path / "front.csv"), nl=False)
     else:
         from niwaki import tables
         from niwaki.search.summary import report_data

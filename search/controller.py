@@ -14,17 +14,21 @@ from niwaki.search.config import Config, load_config, to_yaml
 from niwaki.search.context import InHand, RunFolder, device_of
 from niwaki.search.environment import environment
 from niwaki.search.equip import driver_context, equip
-from niwaki.search.events import Listener, RunFinished, RunStarted, ignore
+from niwaki.search.events import Listener, RunFinished, RunStarted, TrialProgress, ignore
 from niwaki.search.examine import examine
-from niwaki.search.files import write_json_atomic, write_tensors_atomic
+from niwaki.search.files import DISK_FULL, write_json_atomic, write_tensors_atomic
 from niwaki.search.finalists import measurer
 from niwaki.search.judge import judge
 from niwaki.search.lesson import lesson_of
-from niwaki.search.phases import Phases
+from niwaki.search.observers import observed
+from niwaki.search.outcome import Job, Outcome
+from niwaki.search.phases import Phases, RunError
+from niwaki.search.progress import ProgressFile
 from niwaki.search.result import Result
 from niwaki.search.reuse import check_base, known_candidates, take_over
 from niwaki.search.runners import RunnerSetup, default_workers
 from niwaki.search.schedule import Schedule
+from niwaki.search.settings import RunConfig
 from niwaki.search.starts import starts, worth_of
 from niwaki.search.store import RunStore
 from niwaki.search.subject import Subject, folder_of, phase
@@ -32,6 +36,7 @@ from niwaki.search.threads import torch_threads
 from niwaki.search.trial import TrialWork
 
 _EXAMPLES = 16
+_FULL = tuple(f"[Errno {code}]" for code in DISK_FULL)
 
 
 def search(config: Config, listener: Listener = ignore, in_hand: InHand | None = None) -> Result:
@@ -56,13 +61,18 @@ def search(config: Config, listener: Listener = ignore, in_hand: InHand | None =
     with torch_threads(1):
         subject = examine(config, folder, in_hand, listener)
         store = RunStore.create(folder.path, to_yaml(subject.config))
-        with store.lock():
+        with store.lock(), ProgressFile(folder.path, listener) as told, observed(subject, store, told) as told:
             take_over(subject.config, folder, subject)
-            return _Run(subject, folder, store, in_hand, listener).drive()
+            return _Run(subject, folder, store, in_hand, told).drive()
 
 
-def resume(path: str | Path, listener: Listener = ignore, in_hand: InHand | None = None) -> Result:
+def resume(
+    path: str | Path, listener: Listener = ignore, in_hand: InHand | None = None, run: RunConfig | None = None
+) -> Result:
     """Go on with a run that was stopped, however it was: finished trials are kept, the others are done.
+
+    ``run`` says where trials run from now on, since another machine or cluster may be at hand; what a run comes to does
+    not depend on that, and seed, name and folder stay as they are.
 
     Raises as :func:`search`; InputError also where ``path`` is no run folder, or another process drives it.
     """
@@ -70,13 +80,17 @@ def resume(path: str | Path, listener: Listener = ignore, in_hand: InHand | None
     folder = RunFolder(Path(path))
     store = RunStore.open(folder.path)
     config = load_config(store.config)
+    if run is not None:
+        own = config.run.model_dump(include={"seed", "name", "folder", "base"})
+        config = config.model_copy(update={"run": run.model_copy(update=own)})
     check_choices(config)
     with store.lock(), torch_threads(1):
         store.adopt()
         kept = sum(o.complete for o in store.outcomes())
         listener(RunStarted(folder.path, config.run.name, resumed=True, kept=kept))
         subject = examine(config, folder, in_hand, listener)
-        return _Run(subject, folder, store, in_hand, listener).drive()
+        with ProgressFile(folder.path, listener) as told, observed(subject, store, told) as told:
+            return _Run(subject, folder, store, in_hand, told).drive()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +129,25 @@ class _Run:
         """All trials, through the runner."""
         config, subject = self.subject.config, self.subject
         schedule = Schedule(self.store, phases, lambda job: subject.costing.cost(job.candidate), self.listener)
-        gpu = device_of(config.run.device).type == "cuda"
-        gpus = config.run.gpus_per_trial if config.run.gpus_per_trial is not None else float(gpu)
-        workers = config.run.workers or default_workers(config.run.cpus_per_trial, gpus, torch.cuda.device_count())
+        run, gpu = config.run, device_of(config.run.device).type == "cuda"
+        gpus = run.gpus_per_trial if run.gpus_per_trial is not None else float(gpu)
+        workers = run.workers
+        if workers is None and run.address is None:
+            workers = default_workers(run.cpus_per_trial, gpus, torch.cuda.device_count())
         setup = RunnerSetup(
             TrialWork(self.folder.path.resolve(), self.in_hand), self.folder.path / ".runner", workers,
-            config.run.cpus_per_trial, gpus, config.run.retries,
+            run.cpus_per_trial, gpus, run.retries, run.resources, run.hang_after, run.address, run.share, run.verbose,
         )
-        runner_class(config)(setup).run(schedule.ask, schedule.tell)
+
+        def follow(job: Job, done: int, total: int) -> None:
+            self.listener(TrialProgress(job, done, total))
+
+        def tell(outcome: Outcome) -> None:
+            if any(sign in (outcome.error or "") for sign in _FULL):  # no fault of the candidate's: not recorded
+                raise RunError(f"a trial could not write: {(outcome.error or '').strip().splitlines()[-1]}")
+            schedule.tell(outcome)
+
+        runner_class(config)(setup).run(schedule.ask, tell, follow)
         return schedule
 
     def write_example(self) -> None:

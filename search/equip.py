@@ -12,10 +12,11 @@ from niwaki.distill import Answers, FitProgress, FitRun, Recipe, accuracy, answe
 from niwaki.distill.augment import derived_seed
 from niwaki.distill.splits import chunks
 from niwaki.pruning import score_groups
+from niwaki.search.checkpoint import StateFile
 from niwaki.search.checks import criterion
 from niwaki.search.context import IN_HAND, Context, RunFolder, device_of, recipe_of
 from niwaki.search.events import Listener, PhaseProgress
-from niwaki.search.files import read_json, read_tensors, write_json_atomic, write_tensors_atomic
+from niwaki.search.files import as_os_error, read_json, read_tensors, write_json_atomic, write_tensors_atomic
 from niwaki.search.sensitivity import sensitivity, students
 from niwaki.search.shared import share_data
 from niwaki.search.starts import wanted
@@ -24,6 +25,8 @@ from niwaki.search.threads import torch_threads
 from niwaki.search.trial import untrained
 from niwaki.spaces.latency import LatencyModel
 
+_TEACHING = "teaching.safetensors"
+"""The teacher's checkpoint while the run trains it."""
 _LEAST_IMAGES = 64
 """On which a single cut is judged, however many cuts there are."""
 
@@ -40,8 +43,9 @@ def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
         subject.teacher.to(device)
         if not folder.teacher.is_file():
             if config.teacher.weights is None and config.teacher.name != IN_HAND:
-                _teach(subject, listener)
+                _teach(subject, folder, listener)
             write_tensors_atomic(folder.teacher, subject.teacher.state_dict())
+            (folder.path / _TEACHING).unlink(missing_ok=True)
         validation = accuracy(subject.teacher, subject.data, "validation")
         detail.append(f"{validation:.2%} on validation")
     _write_facts(subject, folder, validation)
@@ -68,7 +72,7 @@ def driver_context(subject: Subject, folder: RunFolder) -> Context:
     )  # fmt: skip
 
 
-def _teach(subject: Subject, listener: Listener) -> None:
+def _teach(subject: Subject, folder: RunFolder, listener: Listener) -> None:
     """Train the teacher itself: labels only, on the run's augmentation."""
     config = subject.config
     plan = config.teacher.train.model_dump()
@@ -78,7 +82,9 @@ def _teach(subject: Subject, listener: Listener) -> None:
     def report(at: FitProgress) -> None:
         listener(PhaseProgress("teacher", at.images, at.total))
 
-    fit(subject.teacher, subject.data, recipe, FitRun(seed=derived_seed(config.run.seed, "teach"), report=report))
+    kept = StateFile(folder.path / _TEACHING, config.run.checkpoint_every)
+    run = FitRun(seed=derived_seed(config.run.seed, "teach"), report=report, checkpoint=kept)
+    fit(subject.teacher, subject.data, recipe, run)
 
 
 def _write_facts(subject: Subject, folder: RunFolder, validation: float) -> None:
@@ -107,7 +113,8 @@ def _write_answers(subject: Subject, folder: RunFolder, listener: Listener) -> s
             lambda done, total: listener(PhaseProgress("answers", done, total)),
         )
         draft = folder.answers.with_suffix(".tmp")
-        found.save(draft)
+        with as_os_error(draft):
+            found.save(draft)
         draft.replace(folder.answers)
     return f"{recipe.views} views of {len(subject.data.train)} images"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from torch import nn
 
 from niwaki.distill import FitProgress, FitRun, accuracy, fit, recalibrate
 from niwaki.pruning import Chosen, Masks, select
+from niwaki.search.checkpoint import StateFile
 from niwaki.search.context import Context, InHand, open_context
-from niwaki.search.files import read_json, read_tensors, write_tensors_atomic
+from niwaki.search.files import DISK_FULL, read_json, read_tensors, write_tensors_atomic
 from niwaki.search.lesson import learn
 from niwaki.search.outcome import Job, Outcome
+from niwaki.search.runners import Pulse, Work
 from niwaki.spaces import Candidate, Cost, Kept, carve, count
 
-STUDENT, KEPT, LOG = "student.safetensors", "kept.safetensors", "log.txt"
+STUDENT, KEPT, LOG, STATE = "student.safetensors", "kept.safetensors", "log.txt", "training.safetensors"
 _TRACEBACK_LINES = 6
 
 
@@ -35,12 +38,16 @@ class TrialWork:
     folder: Path
     in_hand: InHand | None = None
 
-    def __call__(self) -> Callable[[Job], Outcome]:
+    def __call__(self) -> Work:
         context = open_context(self.folder, self.in_hand)
-        return lambda job: run_trial(job, context)
+        return lambda job, pulse: run_trial(job, context, pulse)
+
+    def at(self, folder: Path) -> TrialWork:
+        """The same over a copy of the run folder."""
+        return replace(self, folder=folder)
 
 
-def run_trial(job: Job, context: Context) -> Outcome:
+def run_trial(job: Job, context: Context, pulse: Pulse | None = None) -> Outcome:
     """Do ``job`` and write its folder; a job that is done already is only read.
 
     Never raises for what happens inside a trial: an exception becomes a failed outcome with the last lines of its
@@ -55,10 +62,12 @@ def run_trial(job: Job, context: Context) -> Outcome:
     started = time.perf_counter()
     threads = torch.get_num_threads()
     torch.set_num_threads(context.threads)
-    with _Log(store.save_job(job) / LOG) as log:
+    with _Log(store.save_job(job) / LOG, pulse or Pulse()) as log:
         try:
             outcome = learn(job, context, log.steps) if job.kind == "learn" else _train(job, context, log)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise  # no fault of the candidate's: nothing is recorded
             text = traceback.format_exc()
             log.write(text)
             short = "\n".join(text.strip().splitlines()[-_TRACEBACK_LINES:])
@@ -85,15 +94,20 @@ def untrained(candidate: Candidate, context: Context, images: int = 2048) -> nn.
 
 def _train(job: Job, context: Context, log: _Log) -> Outcome:
     folder = context.folder.store.trial(job.key)
-    log.write(f"job {job.key}: {job.images} images, seed {job.seed}, {torch.get_num_threads()} threads")
+    threads, process = torch.get_num_threads(), f"process {os.getpid()} on {socket.gethostname()}"
+    log.write(f"job {job.key}: {job.images} images, seed {job.seed}, {threads} threads, {process}")
     student, kept, seen = _student(job, context)
+    student.register_forward_pre_hook(log.pulse.beat)
     masks = Masks.create(student, job.candidate.sparsity)
     masks.apply()
     metrics: dict[str, float] = {}
     if job.images:
+        if (folder / STATE).is_file():
+            log.write("going on from the checkpoint of an earlier try")
         run = FitRun(
             answers=context.answers, seed=job.seed, first_image=seen,
             after_step=masks.apply if job.candidate.sparsity else None, report=log.progress,
+            checkpoint=StateFile(folder / STATE, context.config.run.checkpoint_every),
         )
         result = fit(student, context.data, context.recipe.scaled(job.images), run)
         masks.apply()  # a moving average of the weights ends the training, and may not be sparse
@@ -105,6 +119,7 @@ def _train(job: Job, context: Context, log: _Log) -> Outcome:
     cost = _recounted(student.cpu(), job, context)
     write_tensors_atomic(folder / KEPT, kept)
     write_tensors_atomic(folder / STUDENT, student.state_dict())
+    (folder / STATE).unlink(missing_ok=True)
     return Outcome(job, cost, metrics, images=seen + job.images)
 
 
@@ -155,7 +170,8 @@ def _recounted(student: nn.Module, job: Job, context: Context) -> Cost:
 class _Log:
     """``log.txt`` of a trial: whole lines, on disk as soon as they are written; a dead worker leaves a trace."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pulse: Pulse) -> None:
+        self.pulse = pulse
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._next = 0.0
 
@@ -170,12 +186,14 @@ class _Log:
 
     def steps(self, done: int, total: int) -> None:
         """A line about every ten percent."""
+        self.pulse.progress(done, total)
         if done >= self._next * total or done == total:
             self._next = done / total + 0.1
             self.write(f"{done}/{total}")
 
     def progress(self, at: FitProgress) -> None:
         """The same with what a training knows of itself."""
+        self.pulse.progress(at.images, at.total)
         if at.images >= self._next * at.total or at.images == at.total:
             self._next = at.images / at.total + 0.1
             self.write(f"{at.images}/{at.total} images, loss {at.loss:.4f}, lr {at.lr:.2g}, {at.seconds:.1f} s")

@@ -3,16 +3,20 @@
 from niwaki.search.runners._base import (
     WAIT,
     Ask,
+    Follow,
     MakeWork,
     Pause,
+    Pulse,
     Runner,
     RunnerSetup,
     Tell,
     Work,
     cpu_count,
     default_workers,
+    nobody,
 )
 
 __all__ = [
-    "WAIT", "Ask", "MakeWork", "Pause", "Runner", "RunnerSetup", "Tell", "Work", "cpu_count", "default_workers",
+    "WAIT", "Ask", "Follow", "MakeWork", "Pause", "Pulse", "Runner", "RunnerSetup", "Tell", "Work", "cpu_count",
+    "default_workers", "nobody",
 ]

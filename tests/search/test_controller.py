@@ -226,7 +226,7 @@ def test_a_search_whose_trials_all_fail_says_why(tmp_path: Path, monkeypatch: py
         from niwaki.search.outcome import Job, Outcome
         from niwaki.spaces import Cost
 
-        return lambda job: Outcome(job, Cost(1, 1, 1), {}, "failed", f"no luck with {Job.__name__}")
+        return lambda job, pulse: Outcome(job, Cost(1, 1, 1), {}, "failed", f"no luck with {Job.__name__}")
 
     monkeypatch.setattr(TrialWork, "__call__", broken)
     with pytest.raises(RunError, match="no luck with Job"):

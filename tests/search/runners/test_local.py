@@ -11,7 +11,7 @@ def job(width: int) -> Job:
 
 
 def make() -> Work:
-    return lambda job: Outcome(job, Cost(1, 1, 1), {"accuracy": job.candidate.widths["a"] / 10})
+    return lambda job, pulse: Outcome(job, Cost(1, 1, 1), {"accuracy": job.candidate.widths["a"] / 10})
 
 
 def test_every_job_is_done_and_told_in_order(tmp_path) -> None:
