@@ -80,21 +80,22 @@ def _workers(setup: RunnerSetup) -> int:
 
 
 def _connect(setup: RunnerSetup) -> None:
+    python = shlex.quote(sys.executable)  # Ray hands it to a shell as it is: a space in the path kills every worker
+    common: dict[str, Any] = {
+        "log_to_driver": setup.verbose, "logging_level": logging.INFO if setup.verbose else logging.CRITICAL,
+        "runtime_env": {"py_executable": python} if python != sys.executable else None,
+    }
     if setup.address is None:
         workers = setup.workers or default_workers(setup.cpus, 0, 0)
-        python = shlex.quote(sys.executable)  # Ray hands it to a shell as it is: a space in the path kills every worker
         with _on_loopback():
             ray.init(
                 address="local", num_cpus=max(cpu_count(), workers * setup.cpus),  # more than there are: user's choice
-                resources=dict(setup.resources) or None, include_dashboard=False, log_to_driver=setup.verbose,
-                logging_level=logging.INFO if setup.verbose else logging.CRITICAL,
-                runtime_env={"py_executable": python} if python != sys.executable else None,
-            )  # fmt: skip
+                resources=dict(setup.resources) or None, include_dashboard=False, **common,
+            )
         return
     try:
         _knock(setup.address)
-        ray.init(address=setup.address, log_to_driver=setup.verbose,
-                 logging_level=logging.INFO if setup.verbose else logging.CRITICAL)  # fmt: skip
+        ray.init(address=setup.address, **common)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"run.address: no Ray cluster at {setup.address!r} ({reason}); start one with "
