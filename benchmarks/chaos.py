@@ -2,7 +2,7 @@
 
 Several Ray nodes on this machine, a search on real digits over them, and random SIGKILLs of worker processes, nodes and
 the driver itself, which is then resumed. Trials go through the object store, as on machines that do not see the run
-folder. With ``--kills 200`` it is ``make chaos``.
+folder.
 
     python benchmarks/chaos.py [--kills 30] [--seed 0]
 """

@@ -31,7 +31,6 @@ app = typer.Typer(
 _WRONG_PATH = (
     errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 )
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BUDGETS = "Budgets: all that are given hold together"
 _WHERE = "Where trials run"
 
@@ -235,7 +234,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         app(args=None if argv is None else list(argv), prog_name="niwaki")
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        from niwaki.search.files import DISK_FULL
+
+        if error.errno in DISK_FULL:
             _fail(f"{error.filename or 'a file'}: {error.strerror}; what is finished is kept: make room, then "
                   "`niwaki resume RUN`", 1)
         if error.errno not in _WRONG_PATH:

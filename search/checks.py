@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from niwaki.distill import Recipe, objects
+from niwaki.distill import objects
 from niwaki.pruning import Criterion
 from niwaki.search.budget import Budget
 from niwaki.search.config import Config
-from niwaki.search.context import device_of, recipe_of, space_options
+from niwaki.search.context import device_of, recipe_of, space_options, teaching_of
 from niwaki.search.export import exporter
 from niwaki.search.observers import check_observers
 from niwaki.search.outcome import Outcome, Proposal
@@ -56,9 +56,8 @@ def check_choices(config: Config) -> None:
 
 def _check_teaching(config: Config) -> None:
     """The recipe of a teacher's own training, which comes long after the run folder is made."""
-    plan = config.teacher.train.model_dump()
     try:
-        Recipe(loss="cross_entropy", **plan | {"augment": plan["augment"] or config.train.augment})
+        teaching_of(config)
     except InputError as error:
         raise InputError(f"teacher.{error}") from error
 

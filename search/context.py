@@ -17,6 +17,7 @@ from niwaki.pruning import Refitter
 from niwaki.search.config import Config, load_config
 from niwaki.search.costing import Costing, LatencyPredictor
 from niwaki.search.files import read_json, read_tensors
+from niwaki.search.formats import Facts, read_checked
 from niwaki.search.shared import open_data
 from niwaki.search.store import RunStore
 from niwaki.search.supernet import FILE, supernet_weights
@@ -163,7 +164,7 @@ def open_context(path: Path, in_hand: InHand | None = None) -> Context:
     teacher = load_teacher(config, data.classes, folder, in_hand.model)
     example = data.example(2)
     space = derive(teacher, example, space_options(config))
-    facts = read_json(folder.facts)
+    facts = read_checked(folder.facts, Facts)
     check_digest(space, facts["space"], folder.space)
     teacher.to(trial_device(config)).eval()
     recipe = replace(recipe_of(config), precision=facts["precision"], layout=facts["layout"])
@@ -230,6 +231,13 @@ def recipe_of(config: Config) -> Recipe:
     """The recipe of all trainings; ``images`` is that of a final model."""
     train = config.train.model_dump(exclude={"rungs", "final_images"})
     return Recipe(images=config.train.final_images, **train)
+
+
+def teaching_of(config: Config) -> Recipe:
+    """The recipe of the teacher's own training: labels only, on the run's augmentation unless it has one of its own."""
+    plan = config.teacher.train.model_dump()
+    plan["augment"] = plan["augment"] or config.train.augment
+    return Recipe(loss="cross_entropy", precision=config.train.precision, layout=config.train.layout, **plan)
 
 
 def trial_device(config: Config) -> torch.device:

@@ -8,15 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from niwaki.distill import Answers, FitProgress, FitRun, Recipe, accuracy, answers, fit, resolve
+from niwaki.distill import Answers, FitProgress, FitRun, accuracy, answers, fit, resolve
 from niwaki.distill.augment import derived_seed
 from niwaki.distill.splits import chunks
 from niwaki.pruning import score_groups
 from niwaki.search.checkpoint import StateFile
 from niwaki.search.checks import criterion
-from niwaki.search.context import IN_HAND, Context, RunFolder, device_of, recipe_of
+from niwaki.search.context import IN_HAND, Context, RunFolder, device_of, recipe_of, teaching_of
 from niwaki.search.events import Listener, PhaseProgress
-from niwaki.search.files import as_os_error, read_json, read_tensors, write_json_atomic, write_tensors_atomic
+from niwaki.search.files import as_os_error, read_tensors, write_json_atomic, write_tensors_atomic
+from niwaki.search.formats import Facts, read_checked
 from niwaki.search.sensitivity import sensitivity, students
 from niwaki.search.shared import share_data
 from niwaki.search.starts import wanted
@@ -63,7 +64,7 @@ def equip(subject: Subject, folder: RunFolder, listener: Listener) -> None:
 
 def driver_context(subject: Subject, folder: RunFolder) -> Context:
     """What workers read from the folder, for the driver, which has most of it in hand."""
-    facts, recipe = read_json(folder.facts), recipe_of(subject.config)
+    facts, recipe = read_checked(folder.facts, Facts), recipe_of(subject.config)
     return Context(
         folder, subject.teacher, subject.space, subject.example, subject.data, subject.costing,
         replace(recipe, precision=facts["precision"], layout=facts["layout"]),
@@ -73,18 +74,15 @@ def driver_context(subject: Subject, folder: RunFolder) -> Context:
 
 
 def _teach(subject: Subject, folder: RunFolder, listener: Listener) -> None:
-    """Train the teacher itself: labels only, on the run's augmentation."""
+    """Train the teacher itself, where it is given without weights."""
     config = subject.config
-    plan = config.teacher.train.model_dump()
-    plan["augment"] = plan["augment"] or config.train.augment
-    recipe = Recipe(loss="cross_entropy", precision=config.train.precision, layout=config.train.layout, **plan)
 
     def report(at: FitProgress) -> None:
         listener(PhaseProgress("teacher", at.images, at.total))
 
     kept = StateFile(folder.path / _TEACHING, config.run.checkpoint_every)
     run = FitRun(seed=derived_seed(config.run.seed, "teach"), report=report, checkpoint=kept)
-    fit(subject.teacher, subject.data, recipe, run)
+    fit(subject.teacher, subject.data, teaching_of(config), run)
 
 
 def _write_facts(subject: Subject, folder: RunFolder, validation: float) -> None:

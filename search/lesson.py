@@ -5,7 +5,7 @@ from __future__ import annotations
 from niwaki.search.checks import proposer_class
 from niwaki.search.context import Context, trial_device
 from niwaki.search.costing import Limits
-from niwaki.search.files import read_json
+from niwaki.search.formats import Facts, read_checked
 from niwaki.search.outcome import Job, Outcome
 from niwaki.search.proposers._setup import Learner, Lesson, ProposerSetup, Report
 from niwaki.search.subject import aims
@@ -28,7 +28,7 @@ def lesson_of(context: Context, report: Report = lambda done, total: None) -> Le
 def learn(job: Job, context: Context, report: Report) -> Outcome:
     """Have the proposer of the run learn what its driver will read in the run folder."""
     config = context.config
-    limits = Limits(read_json(context.folder.facts)["limits"], {})
+    limits = Limits(read_checked(context.folder.facts, Facts)["limits"], {})
     setup = ProposerSetup(
         context.space, context.costing, aims(limits, context.costing), config.search.levels, config.run.seed,
         lesson=lesson_of(context, report),

@@ -92,7 +92,7 @@ class Bridge(Searcher):
         """How far a job is."""
         job = self.live.get(trial_id)
         if job is not None and "total" in result:
-            self._told(lambda: self._follow(job, result["done_steps"], result["total"]))
+            self._guarded(lambda: self._follow(job, result["done_steps"], result["total"]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id in self._idle:
@@ -103,7 +103,7 @@ class Bridge(Searcher):
         if job is None or self.error is not None:
             return
         if result is not None and not error and "outcome" in result:
-            self._told(lambda: self._tell(Outcome.from_json(json.loads(result["outcome"]))))
+            self._guarded(lambda: self._tell(Outcome.from_json(json.loads(result["outcome"]))))
         else:
             self._died(job, self.reasons.pop(trial_id, reason_of("")))
         self._wake()
@@ -116,11 +116,11 @@ class Bridge(Searcher):
             return
         times = f", {tried} times" if tried > 1 else ""
         text = f"{reason.text}{times}; see the job's log.txt"
-        self._told(lambda: self._tell(Outcome(job, Cost(0, 0, 0), status="failed", error=text)))
+        self._guarded(lambda: self._tell(Outcome(job, Cost(0, 0, 0), status="failed", error=text)))
 
-    def _told(self, tell: Callable[[], None]) -> None:
+    def _guarded(self, call: Callable[[], None]) -> None:
         try:
-            tell()
+            call()
         except Exception as failure:
             self._failed(failure)
 

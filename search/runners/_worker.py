@@ -75,7 +75,7 @@ class Worker(tune.Trainable):
             outcome = self._work(job, self._pulse)
             if self._courier is not None:
                 self._courier.send(job)
-        except Exception:
+        except Exception:  # whatever the work did not turn into an outcome itself: opening the run folder, the courier
             outcome = _failed(job, traceback.format_exc().strip())
         if not self._broken:
             self._outcome = outcome
